@@ -1,0 +1,47 @@
+# One word per task. PYTHON: the interpreter to build the environment with. TORCH_INDEX: a package index for torch alone, for
+# example https://download.pytorch.org/whl/cpu, whose builds carry no CUDA libraries.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH_INDEX ?=
+PIP := $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: serve test check train evaluate bench load clean
+
+serve: $(VENV)/.serve
+	exec $(BIN)/python -m service
+
+test: $(VENV)/.all
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: $(VENV)/.all
+	$(BIN)/python -m models.training all $(ARGS)
+
+evaluate: $(VENV)/.all
+	$(BIN)/python -m models.training evaluate $(ARGS)
+
+bench: $(VENV)/.all
+	$(BIN)/python -m load_tests.bench $(ARGS)
+
+load: $(VENV)/.all
+	$(BIN)/python -m load_tests.run_load $(ARGS)
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.serve: pyproject.toml constraints.txt
+	@echo "installing the service into $(VENV) (a few minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.all: $(VENV)/.serve
+	@echo "installing what training, load tests and checks need"
+	$(PIP) -e .[train,load,dev]
+	touch $@

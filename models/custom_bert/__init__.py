@@ -1,0 +1,10 @@
+"""BERT written from scratch."""
+
+from models.custom_bert.configuration_custom_bert import CustomBertConfig
+from models.custom_bert.modeling_custom_bert import (
+    CustomBertForSequenceClassification,
+    CustomBertModel,
+    CustomBertPreTrainedModel,
+)
+
+__all__ = ["CustomBertConfig", "CustomBertForSequenceClassification", "CustomBertModel", "CustomBertPreTrainedModel"]

@@ -1,0 +1,346 @@
+"""A BERT encoder and classifier, written from scratch on transformers' attention interface.
+
+Shapes: `B` batch, `L` length, `T` packed tokens, `D` width, `N` heads, `H` head width, `S` texts in a pack.
+
+A batch comes in one of two forms. Padded: `input_ids_BL` and `attention_mask_BL`. Packed: `input_ids` of shape (1, T), the
+texts one after another, with int32 `cu_seq_lens_q/k` of shape (S + 1), int `max_length_q/k` and `position_ids` that restart at
+each text; no padding is computed, and pooled outputs have S rows.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask, find_packed_sequence_indices, packed_sequence_mask_function
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_custom_bert import CustomBertConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query_BNLH: torch.Tensor,
+    key_BNLH: torch.Tensor,
+    value_BNLH: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(q k^T * scaling + mask) v; returns (B, L, N, H) and the probabilities (B, N, L, L)."""
+    scores_BNLL = query_BNLH @ key_BNLH.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores_BNLL = scores_BNLL + attention_mask
+    probabilities_BNLL = nn.functional.softmax(scores_BNLL, dim=-1)
+    dropped_BNLL = nn.functional.dropout(probabilities_BNLL, p=dropout, training=module.training)
+    context_BLNH = (dropped_BNLL @ value_BNLH).transpose(1, 2).contiguous()
+    return context_BLNH, dropped_BNLL
+
+
+class CustomBertEmbeddings(nn.Module):
+    """Token + position + token type, normalised."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.position_ids = nn.Buffer(torch.arange(config.max_position_embeddings).unsqueeze(0), persistent=False)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+    ) -> torch.Tensor:
+        embeddings_BLD = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            position_ids = self.position_ids[:, : embeddings_BLD.shape[1]]
+        if token_type_ids is None:  # the first type for every token: one row, broadcast
+            token_type_BLD = self.token_type_embeddings.weight[0]
+        else:
+            token_type_BLD = self.token_type_embeddings(token_type_ids)
+        embeddings_BLD = embeddings_BLD + token_type_BLD + self.position_embeddings(position_ids)
+        return self.dropout(self.LayerNorm(embeddings_BLD))
+
+
+class CustomBertSelfAttention(nn.Module):
+    """Scaled dot-product attention by whichever backend `config._attn_implementation` names."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_size**-0.5
+        self.is_causal = False
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        heads = (*hidden_BLD.shape[:-1], -1, self.head_size)
+        query_BNLH = self.query(hidden_BLD).view(heads).transpose(1, 2)
+        key_BNLH = self.key(hidden_BLD).view(heads).transpose(1, 2)
+        value_BNLH = self.value(hidden_BLD).view(heads).transpose(1, 2)
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.dropout_prob if self.training else 0.0
+        context_BLNH, probabilities = attend(
+            self, query_BNLH, key_BNLH, value_BNLH, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        return context_BLNH.reshape(hidden_BLD.shape), probabilities
+
+
+class CustomBertSelfOutput(nn.Module):
+    """Projects the heads' context and adds it to the residual stream, post-norm."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, context_BLD: torch.Tensor, residual_BLD: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(context_BLD)) + residual_BLD)
+
+
+class CustomBertAttention(nn.Module):
+    """Self-attention and its output projection."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.self = CustomBertSelfAttention(config)
+        self.output = CustomBertSelfOutput(config)
+
+    def forward(
+        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        context_BLD, _ = self.self(hidden_BLD, attention_mask, **kwargs)
+        return self.output(context_BLD, hidden_BLD)
+
+
+class CustomBertIntermediate(nn.Module):
+    """The feed-forward block's widening half."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.dense(hidden_BLD))
+
+
+class CustomBertOutput(nn.Module):
+    """The feed-forward block's narrowing half, added to the residual stream, post-norm."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, widened: torch.Tensor, residual_BLD: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(widened)) + residual_BLD)
+
+
+class CustomBertLayer(GradientCheckpointingLayer):
+    """Attention, then feed-forward."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.attention = CustomBertAttention(config)
+        self.intermediate = CustomBertIntermediate(config)
+        self.output = CustomBertOutput(config)
+
+    def forward(
+        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        attended_BLD = self.attention(hidden_BLD, attention_mask, **kwargs)
+        return self.output(self.intermediate(attended_BLD), attended_BLD)
+
+
+class CustomBertEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([CustomBertLayer(config) for _ in range(config.num_hidden_layers)])
+
+    def forward(
+        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutput:
+        for layer in self.layer:
+            hidden_BLD = layer(hidden_BLD, attention_mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_BLD)
+
+
+class CustomBertPooler(nn.Module):
+    """tanh(dense(first token of each text))."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.Tanh()
+
+    def forward(self, hidden_BLD: torch.Tensor, cu_seq_lens: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, L, D) -> (B, D); packed (1, T, D) -> (S, D)."""
+        if cu_seq_lens is None:
+            first_BD = hidden_BLD[:, 0]
+        else:  # an empty text at the end of a pack starts at T: clamp, its row is not read
+            first_BD = hidden_BLD[0, cu_seq_lens[:-1].clamp(max=hidden_BLD.shape[1] - 1)]
+        return self.activation(self.dense(first_BD))
+
+
+class CustomBertPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what the library may do with this family."""
+
+    config: CustomBertConfig
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CustomBertEmbeddings", "CustomBertLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _supports_packed = True
+    _can_record_outputs = {"hidden_states": CustomBertLayer, "attentions": CustomBertSelfAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """normal(0, initializer_range) for linear and embedding, zero padding row, LayerNorm ones and zeros: all by the base
+        class. The position buffer is not saved, so it is made again after a load on the meta device."""
+        super()._init_weights(module)
+        if isinstance(module, CustomBertEmbeddings):
+            init.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).unsqueeze(0))
+
+
+class CustomBertModel(CustomBertPreTrainedModel):
+    """The encoder with a pooler."""
+
+    def __init__(self, config: CustomBertConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        self.embeddings = CustomBertEmbeddings(config)
+        self.encoder = CustomBertEncoder(config)
+        self.pooler = CustomBertPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Padded or packed input as the module's head says; `attention_mask` is 1 for a token and 0 for padding.
+
+        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, or when the text is longer than
+        `max_position_embeddings`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        self._check_length(input_ids if input_ids is not None else inputs_embeds, position_ids)
+        embeddings_BLD = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        attention_mask = self._make_mask(embeddings_BLD, attention_mask, position_ids, **kwargs)
+        encoded = self.encoder(embeddings_BLD, attention_mask, position_ids=position_ids, **kwargs)
+        hidden_BLD = encoded.last_hidden_state
+        pooled = self.pooler(hidden_BLD, kwargs.get("cu_seq_lens_q")) if self.pooler is not None else None
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled)
+
+    def _check_length(self, inputs: torch.Tensor, position_ids: torch.Tensor | None) -> None:
+        if position_ids is None and inputs.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{inputs.shape[1]} tokens exceed max_position_embeddings {self.config.max_position_embeddings}; truncate the text"
+            )
+
+    def _make_mask(
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor | None:
+        """The backend's mask. A backend that does not read `cu_seq_lens` (eager, sdpa) gets a block diagonal for a pack."""
+        separate_texts = None
+        if kwargs.get("cu_seq_lens_q") is not None and position_ids is not None:
+            separate_texts = packed_sequence_mask_function(find_packed_sequence_indices(position_ids))
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=embeddings_BLD,
+            attention_mask=attention_mask,
+            and_mask_function=separate_texts,
+        )
+
+
+class CustomBertForSequenceClassification(CustomBertPreTrainedModel):
+    """The encoder with a linear layer on its pooled output."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = CustomBertModel(config)
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        """Logits (B, labels), or (S, labels) for a pack. `labels`: (B) int64 classes, (B) floats for regression, or
+        (B, labels) floats for multi-label; the loss follows `config.problem_type`."""
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,  # whatever the configuration says
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(outputs.pooler_output))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+__all__ = ["CustomBertForSequenceClassification", "CustomBertModel", "CustomBertPreTrainedModel"]

@@ -1,0 +1,27 @@
+"""Makes every architecture known to the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from models.attention.packed import register_packed_attention
+from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification, CustomBertModel
+from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification, SentimentLstmModel
+
+# One row for each architecture folder: configuration, base model, classifier.
+ARCHITECTURES: tuple[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[PreTrainedModel]], ...] = (
+    (CustomBertConfig, CustomBertModel, CustomBertForSequenceClassification),
+    (SentimentLstmConfig, SentimentLstmModel, SentimentLstmForSequenceClassification),
+)
+
+
+def register_architectures() -> None:
+    """Registers `ARCHITECTURES` and the attention backend "packed"; calling it again changes nothing.
+
+    >>> register_architectures()
+    >>> type(AutoConfig.for_model("custom_bert")).__name__
+    'CustomBertConfig'
+    """
+    register_packed_attention()
+    for config, base_model, classifier in ARCHITECTURES:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, base_model, exist_ok=True)
+        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)

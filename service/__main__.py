@@ -1,0 +1,35 @@
+"""`python -m service`: serves the shipped checkpoints; `--help` lists every setting."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from pydantic_settings import CliApp
+
+from service.settings import Settings
+
+
+def main() -> int:
+    """0 after an orderly stop; 2 when a setting or a model is wrong, which is said in one sentence."""
+    settings = CliApp.run(Settings)
+    runtime_dir = Path(tempfile.mkdtemp(prefix="valence-"))
+    # Both are read at import: the metrics' directory by prometheus_client, the other before the tokenizers are forked.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime_dir)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from service.catalog import CatalogError
+    from service.server import serve
+
+    try:
+        serve(settings, runtime_dir=runtime_dir)
+    except CatalogError as error:
+        print(f"valence: {error}", file=sys.stderr)
+        return 2
+    finally:
+        shutil.rmtree(runtime_dir, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The served models as the HTTP processes know them: names, labels, limits. No weights are read here."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
+
+from models import register_architectures
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One name that clients may ask for. `max_length` is in tokens, special ones included."""
+
+    name: str
+    path: Path
+    tokenizer_path: Path
+    architecture: str
+    labels: tuple[str, ...]
+    problem_type: str | None
+    max_length: int
+
+
+class CatalogError(ValueError):
+    """A model can't be served; the message names the file and the reason, for the operator."""
+
+
+def load_catalog(settings: Settings) -> list[ServedModel]:
+    """Every model of the settings, in their order; CatalogError for the first that can't be served."""
+    register_all(settings.import_modules)
+    served = [_served_model(entry, settings) for entry in settings.models]
+    if not served:
+        raise CatalogError("no model to serve: give --models name=folder")
+    names = [model.name for model in served]
+    if len(set(names)) != len(names):
+        raise CatalogError(f"two models have one name: {', '.join(names)}")
+    return served
+
+
+def register_all(import_modules: Sequence[str]) -> None:
+    """Registers this project's architectures, then those of the operator's modules."""
+    register_architectures()
+    for module in import_modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise CatalogError(f"--import-modules {module}: {error}") from error
+
+
+def load_tokenizer(model: ServedModel) -> PreTrainedTokenizerFast:
+    """The model's trained tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path, trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise CatalogError(f"{model.tokenizer_path}: not a fast tokenizer; save one with a tokenizer.json")
+    return tokenizer
+
+
+def _served_model(entry: str, settings: Settings) -> ServedModel:
+    name, separator, folder = entry.partition("=")
+    if not separator or not name or "/" in name:
+        raise CatalogError(f"--models {entry!r}: write name=folder, the name without a slash")
+    path = Path(folder).expanduser().resolve()
+    if not (path / "config.json").is_file():
+        raise CatalogError(f"{path / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
+    if not any(path.glob("*.safetensors")):
+        raise CatalogError(f"{path}: no *.safetensors file; pickled weights are not loaded, save with safetensors")
+    config = _config(path, settings)
+    model = ServedModel(
+        name=name,
+        path=path,
+        tokenizer_path=_tokenizer_path(path, config, settings),
+        architecture=config.model_type,
+        labels=tuple(config.id2label[index] for index in range(config.num_labels)),
+        problem_type=config.problem_type,
+        max_length=getattr(config, "max_position_embeddings", None) or 512,
+    )
+    _check_vocabulary(model, config)
+    return model
+
+
+def _config(path: Path, settings: Settings) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise CatalogError(f"{path / 'config.json'}: {_first_line(error)}") from error
+
+
+def _tokenizer_path(path: Path, config: PreTrainedConfig, settings: Settings) -> Path:
+    if (path / "tokenizer.json").is_file():
+        return path
+    name = getattr(config, "tokenizer_name", None)
+    if name is None:
+        raise CatalogError(f"{path}: no tokenizer.json, and config.json names no tokenizer_name of {settings.tokenizers_dir}")
+    folder = settings.tokenizers_dir / name
+    if not (folder / "tokenizer.json").is_file():
+        raise CatalogError(f"{folder / 'tokenizer.json'}: no such file, but {path / 'config.json'} names it")
+    return folder
+
+
+def _check_vocabulary(model: ServedModel, config: PreTrainedConfig) -> None:
+    size = len(load_tokenizer(model))
+    if size > config.vocab_size:
+        raise CatalogError(
+            f"{model.tokenizer_path / 'tokenizer.json'}: {size} tokens, but {model.path / 'config.json'} has vocab_size "
+            f"{config.vocab_size}; this tokenizer belongs to another checkpoint"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,167 @@
+"""One loaded model on one device: token ids in, logits out.
+
+A class that declares `_supports_packed` gets its texts packed, with no padding; any other gets them padded in groups of similar
+length. The engine never asks which architecture it holds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from service.catalog import ServedModel
+from service.settings import Settings
+
+FloatArray = npt.NDArray[np.float32]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+# A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
+PADDED_GROUP_RATIO = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class TextIds:
+    """One text: token ids (L), and token types (L) where it has a partner."""
+
+    ids: npt.NDArray[np.int32]
+    types: npt.NDArray[np.int32] | None = None
+
+
+class Engine:
+    """A model that scores batches of texts of any lengths. `details` says what it runs on, for `/info`."""
+
+    def __init__(self, served: ServedModel, *, device: str, settings: Settings) -> None:
+        self.device = torch.device(device)
+        self.dtype_name = _dtype_name(settings.dtype, self.device)
+        model = _load(served, dtype=DTYPES[self.dtype_name], trust_remote_code=settings.trust_remote_code)
+        self.packed = bool(getattr(type(model), "_supports_packed", False)) and settings.attn_implementation in ("auto", "packed")
+        attention = _choose_attention(model, settings.attn_implementation, packed=self.packed)
+        self.model = model.eval().to(self.device)
+        if self.dtype_name == "int8":
+            self.model = quantize_linears(self.model)
+        self.pad_token_id = model.config.pad_token_id or 0
+        self.details = {
+            "device": device,
+            "dtype": self.dtype_name,
+            "attention": attention,
+            "batching": "packed" if self.packed else "padded",
+            "class": type(model).__name__,
+        }
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[TextIds]) -> FloatArray:
+        """(texts, labels) float32, in the order given. Raises what the model raises."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
+        ordered = [texts[index] for index in order]
+        scored = self._packed(ordered) if self.packed else self._padded(ordered)
+        logits = scored.float().cpu().numpy()
+        result = np.empty_like(logits)
+        result[order] = logits
+        return result
+
+    def padding(self, texts: Sequence[TextIds]) -> int:
+        """Padding tokens that scoring `texts` computes."""
+        if self.packed:
+            return 0
+        ordered = sorted(texts, key=lambda text: len(text.ids))
+        return sum(len(group[-1].ids) - len(text.ids) for group in similar_lengths(ordered) for text in group)
+
+    def warm_up(self) -> None:
+        """A real forward of short and long texts; the worker reports ready only after it."""
+        for lengths in ((8,), (4, 4, 16, 32)):
+            texts = [TextIds(np.full(length, self.pad_token_id + 1, dtype=np.int32)) for length in lengths]
+            if not np.isfinite(self.logits(texts)).all():
+                raise ValueError(f"{self.details['class']}: the first forward gave a score that is not a number")
+
+    def _packed(self, texts: Sequence[TextIds]) -> torch.Tensor:
+        lengths = np.array([len(text.ids) for text in texts])
+        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+        longest = int(lengths[-1])
+        cu_seq_lens = self._tensor(bounds)
+        output = self.model(
+            input_ids=self._tensor(np.concatenate([text.ids for text in texts]).astype(np.int64)).unsqueeze(0),
+            position_ids=self._tensor(positions).unsqueeze(0),
+            cu_seq_lens_q=cu_seq_lens,
+            cu_seq_lens_k=cu_seq_lens,
+            max_length_q=longest,
+            max_length_k=longest,
+            **self._types(texts, np.concatenate),
+        )
+        return output.logits
+
+    def _padded(self, texts: Sequence[TextIds]) -> torch.Tensor:
+        return torch.cat([self._padded_group(group) for group in similar_lengths(texts)])
+
+    def _padded_group(self, texts: Sequence[TextIds]) -> torch.Tensor:
+        longest = len(texts[-1].ids)
+        ids = np.full((len(texts), longest), self.pad_token_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            ids[row, : len(text.ids)] = text.ids
+            mask[row, : len(text.ids)] = 1
+
+        def pad(rows: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+            return np.stack([np.pad(row, (0, longest - len(row))) for row in rows])
+
+        return self.model(
+            input_ids=self._tensor(ids), attention_mask=self._tensor(mask), **self._types(texts, pad, packed=False)
+        ).logits
+
+    def _types(self, texts: Sequence[TextIds], join, *, packed: bool = True) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
+        """`token_type_ids` where a text has a partner; otherwise the model's default, type 0."""
+        if all(text.types is None for text in texts):
+            return {}
+        rows = [np.zeros_like(text.ids) if text.types is None else text.types for text in texts]
+        types = self._tensor(join(rows).astype(np.int64))
+        return {"token_type_ids": types.unsqueeze(0) if packed else types}
+
+    def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:
+    """Cuts texts sorted by length into groups in which none is much longer than the first."""
+    groups: list[Sequence[TextIds]] = []
+    start = 0
+    for index, text in enumerate(texts):
+        if len(text.ids) > PADDED_GROUP_RATIO * len(texts[start].ids) + 1:
+            groups.append(texts[start:index])
+            start = index
+    return [*groups, texts[start:]]
+
+
+def quantize_linears(model: PreTrainedModel) -> PreTrainedModel:
+    """Linear layers with int8 weights, a scale per output channel, and int8 activations quantized as they come."""
+    import warnings
+
+    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return quantize_dynamic(model, {torch.nn.Linear: per_channel_dynamic_qconfig}, dtype=torch.qint8)
+
+
+def _load(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    return AutoModelForSequenceClassification.from_pretrained(
+        served.path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+    )
+
+
+def _dtype_name(asked: str, device: torch.device) -> str:
+    if asked == "int8" and device.type != "cpu":
+        raise ValueError("--dtype int8 runs on CPU only; use bfloat16 on CUDA")
+    if asked == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return asked
+
+
+def _choose_attention(model: PreTrainedModel, asked: str, *, packed: bool) -> str:
+    """Sets the attention backend where the architecture has attention, and names it."""
+    if not getattr(type(model), "_supports_attention_backend", False):
+        return "none"
+    name = "packed" if packed else ("sdpa" if asked in ("auto", "packed") else asked)
+    model.set_attn_implementation(name)
+    return name

@@ -1,0 +1,46 @@
+"""What a client is told when a request can't be served: a status, one word for programs and one sentence for people."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ServiceError(Exception):
+    """An answer other than 200. `message` names the limit and the value; never a path, a setting's value or a stack."""
+
+    status: int
+    error_type: str
+    message: str
+    retry_after_s: int | None = None
+
+
+def validation(message: str) -> ServiceError:
+    """The request is JSON but not what the contract asks."""
+    return ServiceError(422, "validation", message)
+
+
+def empty() -> ServiceError:
+    return ServiceError(400, "empty", "nothing to score: inputs is empty; send a string or a list of strings")
+
+
+def not_found(what: str) -> ServiceError:
+    return ServiceError(404, "not_found", what)
+
+
+def payload_too_large(limit: int) -> ServiceError:
+    return ServiceError(413, "payload_too_large", f"the body is larger than the limit of {limit} bytes; send fewer or shorter texts")
+
+
+def backend(index: int) -> ServiceError:
+    return ServiceError(424, "backend", f"the model failed on text {index} of this request; other requests are not affected")
+
+
+def overloaded(limit: int) -> ServiceError:
+    return ServiceError(429, "overloaded", f"more than {limit} requests in flight; retry later", retry_after_s=1)
+
+
+def unhealthy(why: str) -> ServiceError:
+    return ServiceError(503, "unhealthy", why, retry_after_s=2)
+
+
+def timed_out(timeout_s: float) -> ServiceError:
+    return ServiceError(504, "timeout", f"no answer within {timeout_s:g} s; the text will not be computed")

@@ -1,0 +1,122 @@
+"""Prometheus metrics, aggregated over all processes through files in `PROMETHEUS_MULTIPROC_DIR`.
+
+`service.__main__` sets that variable before anything imports this module. Children are bound once: an observation of a bound
+child costs 3 us in this mode, and looking the child up 2 us more. No label ever holds what a client sent.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+from service.batching import QueuedText
+
+SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+TOKENS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 8192)
+TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+BATCH_TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+
+REQUESTS = Counter("valence_requests", "Requests answered.", ["route", "model", "status"])
+TEXTS_TOTAL = Counter("valence_texts", "Texts scored.", ["model"])
+TOKENS_TOTAL = Counter("valence_tokens", "Tokens computed.", ["model", "kind"])
+FAILURES = Counter("valence_failures", "Requests answered with an error.", ["error_type"])
+WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death.", ["device"])
+
+REQUEST_DURATION = Histogram("valence_request_duration_seconds", "From the request's head to its answer.", ["model"], buckets=SECONDS)
+TOKENIZATION_DURATION = Histogram("valence_tokenization_duration_seconds", "Tokenization of a request.", ["model"], buckets=SECONDS)
+QUEUE_DURATION = Histogram("valence_queue_duration_seconds", "A text's wait for its batch.", ["model"], buckets=SECONDS)
+INFERENCE_DURATION = Histogram("valence_inference_duration_seconds", "One batch's forward.", ["model"], buckets=SECONDS)
+INPUT_TOKENS = Histogram("valence_input_tokens", "Tokens of one text.", ["model"], buckets=TOKENS)
+BATCH_TEXTS = Histogram("valence_batch_texts", "Texts of one batch.", ["model"], buckets=TEXTS)
+BATCH_TOKENS_SIZE = Histogram("valence_batch_tokens", "Tokens of one batch.", ["model"], buckets=BATCH_TOKENS)
+
+QUEUE_TEXTS = Gauge("valence_queue_texts", "Texts that wait.", ["model"], multiprocess_mode="livesum")
+IN_FLIGHT = Gauge("valence_requests_in_flight", "Requests being served.", multiprocess_mode="livesum")
+WORKER_UP = Gauge("valence_worker_up", "1 while the HTTP processes reach the worker.", ["device"], multiprocess_mode="livemin")
+BUILD_INFO = Gauge("valence_build_info", "Versions.", ["version", "torch", "transformers"], multiprocess_mode="max")
+MODEL_INFO = Gauge("valence_model_info", "Served models.", ["model", "architecture"], multiprocess_mode="max")
+
+
+def exposition() -> bytes:
+    """The text format, over all processes."""
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return generate_latest(registry)
+
+
+def process_died(pid: int) -> None:
+    """Drops the gauges of a process that is gone; its counts stay."""
+    multiprocess.mark_process_dead(pid)
+
+
+def worker_started(device: str, *, restarted: bool) -> None:
+    """Called by a worker once it is set up."""
+    counter = WORKER_RESTARTS.labels(device)
+    if restarted:
+        counter.inc()
+
+
+@cache
+def answered(route: str, model: str, status: int) -> Counter:
+    """The bound counter of an outcome. All three labels come from closed sets."""
+    return REQUESTS.labels(route, model, str(status))
+
+
+class RequestMeter:
+    """What an HTTP process observes of the requests of one model."""
+
+    def __init__(self, model: str) -> None:
+        self.duration = REQUEST_DURATION.labels(model)
+        self.tokenization = TOKENIZATION_DURATION.labels(model)
+
+
+class BatchMeter:
+    """What a worker observes of its batches."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        self._queue = [QUEUE_DURATION.labels(model) for model in models]
+        self._inference = [INFERENCE_DURATION.labels(model) for model in models]
+        self._input_tokens = [INPUT_TOKENS.labels(model) for model in models]
+        self._batch_texts = [BATCH_TEXTS.labels(model) for model in models]
+        self._batch_tokens = [BATCH_TOKENS_SIZE.labels(model) for model in models]
+        self._texts = [TEXTS_TOTAL.labels(model) for model in models]
+        self._tokens = [TOKENS_TOTAL.labels(model, "real") for model in models]
+        self._padding = [TOKENS_TOTAL.labels(model, "padding") for model in models]
+        self._depth = [QUEUE_TEXTS.labels(model) for model in models]
+
+    def queue_depth(self, model: int, texts: int) -> None:
+        """How many texts of a model wait while a batch runs."""
+        self._depth[model].set(texts)
+
+    def observe(
+        self, model: int, batch: Sequence[QueuedText], *, started_at: float, inference_s: float, failed: int, padding: int
+    ) -> None:
+        """One batch, after its answers have left."""
+        tokens = 0
+        for text in batch:
+            length = len(text.text.ids)
+            tokens += length
+            self._queue[model].observe(started_at - text.sent_at)
+            self._input_tokens[model].observe(length)
+        self._inference[model].observe(inference_s)
+        self._batch_texts[model].observe(len(batch))
+        self._batch_tokens[model].observe(tokens)
+        self._texts[model].inc(len(batch) - failed)
+        self._tokens[model].inc(tokens)
+        self._padding[model].inc(padding)
+
+
+def describe(version: str, models: Sequence[tuple[str, str]]) -> None:
+    """Sets the two info gauges; called once, by the main process."""
+    import torch
+    import transformers
+
+    BUILD_INFO.labels(version, torch.__version__, transformers.__version__).set(1)
+    for model, architecture in models:
+        MODEL_INFO.labels(model, architecture).set(1)
+
+
+
+
+assert os.environ.get("PROMETHEUS_MULTIPROC_DIR"), "service.__main__ sets the directory before it imports the service"

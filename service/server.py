@@ -1,0 +1,83 @@
+"""Assembles the service: LitServe supervises, our edge answers, our loop computes."""
+
+import gc
+import logging
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import litserve as ls
+import torch
+
+from service import __version__, metrics, openapi
+from service.catalog import load_catalog, load_tokenizer
+from service.edge import Edge
+from service.logs import configure_logging
+from service.settings import Settings
+from service.tokenization import TextEncoder
+from service.worker import WorkerApi, WorkerLoop, socket_path
+
+log = logging.getLogger("valence")
+MONITOR_INTERVAL_S = 0.5
+
+
+def serve(settings: Settings, *, runtime_dir: Path) -> None:
+    """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process. CatalogError if a model can't be
+    served."""
+    configure_logging(settings.log_level)
+    server = build_server(settings, runtime_dir=runtime_dir)
+    device = server.devices[0].split(":")[0]
+    _stop_on_sigterm()
+    gc.collect()
+    gc.freeze()  # the HTTP processes are forked: what is alive now is never scanned by them (p99 24 -> 8 ms)
+    log.info(
+        "serving %s on %s, %d HTTP processes, http://%s:%d",
+        ", ".join(settings.models), ", ".join(server.devices), settings.http_process_count(device), settings.host, settings.port,
+    )  # fmt: skip
+    server.run(
+        host=settings.host,
+        port=settings.port,
+        num_api_servers=settings.http_process_count(device),
+        log_level="warning",
+        generate_client_file=False,
+        access_log=False,
+        server_header=False,
+    )
+
+
+def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
+    """The server, not yet running; no process is started and no weight read."""
+    catalog = load_catalog(settings)
+    metrics.describe(__version__, [(model.name, model.architecture) for model in catalog])
+    accelerator = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    server = ls.LitServer(
+        WorkerApi(settings, catalog, WorkerLoop(runtime_dir)),
+        accelerator=accelerator,
+        workers_per_device=settings.workers_per_device,
+        restart_workers=True,
+        timeout=False,
+    )
+    server.monitor_internal = MONITOR_INTERVAL_S
+    server.uvicorn_graceful_timeout = settings.shutdown_grace_s
+    server.app.openapi = openapi.document
+    server.app.add_middleware(
+        Edge,
+        settings=settings,
+        catalog=catalog,
+        encoders=[TextEncoder(load_tokenizer(model).backend_tokenizer, max_length=model.max_length) for model in catalog],
+        sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * settings.workers_per_device)],
+        http_processes=settings.http_process_count(accelerator),
+    )
+    return server
+
+
+def _stop_on_sigterm() -> None:
+    """SIGTERM does what Ctrl-C does. LitServe on its own would exit at once and leave its children serving the port."""
+    main_pid = os.getpid()
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() == main_pid:  # the HTTP processes inherit this handler until uvicorn sets its own
+            signal.default_int_handler(signum, frame)
+
+    signal.signal(signal.SIGTERM, interrupt)

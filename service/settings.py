@@ -1,0 +1,76 @@
+"""Every setting of the service: environment `VALENCE_<NAME>` or flag `--<name>`, the flag winning."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CHECKPOINTS = Path(__file__).parent.parent / "models" / "checkpoints"
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What the operator may choose. Lists are comma-separated; sizes are bytes unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VALENCE_", cli_kebab_case=True, cli_prog_name="python -m service", frozen=True, extra="forbid"
+    )
+
+    models: Names = Field(
+        default=(f"sentiment-bert={CHECKPOINTS}/sentiment-bert", f"sentiment-lstm={CHECKPOINTS}/sentiment-lstm"),
+        description="What to serve, as name=folder; the first is the default model.",
+    )
+    import_modules: Names = Field(default=(), description="Modules to import first; each registers architectures of its own.")
+    tokenizers_dir: Path = Field(
+        default=Path(__file__).parent.parent / "tokenizers_store",
+        description="Where the tokenizer lies that a checkpoint without one of its own names.",
+    )
+    trust_remote_code: bool = Field(default=False, description="Run model code that lies in a checkpoint folder.")
+
+    host: Literal["0.0.0.0", "127.0.0.1", "::"] = Field(default="0.0.0.0", description="Address to listen on.")
+    port: int = Field(default=8000, ge=1024, le=65535, description="Port to listen on.")
+    http_processes: int = Field(default=0, ge=0, description="HTTP processes; 0: one per 4 cores on CPU, cores - 5 on CUDA.")
+    api_key: SecretStr | None = Field(default=None, description="Key that clients must send; unset: none needed.")
+
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the forward runs.")
+    workers_per_device: int = Field(default=1, ge=1, description="Model processes on each device.")
+    threads: int = Field(default=0, ge=0, description="Threads of a CPU forward; 0: cores / workers.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        default="auto", description="Arithmetic; auto: bfloat16 on CUDA, float32 on CPU. int8: CPU only."
+    )
+    attn_implementation: Literal["auto", "packed", "sdpa", "eager"] = Field(
+        default="auto", description="Attention; auto: packed where the architecture can, else sdpa."
+    )
+
+    max_batch_tokens: int = Field(default=0, ge=0, description="Tokens of one forward; 0: 16384 on CUDA, 2048 on CPU.")
+    max_concurrent_requests: int = Field(default=512, ge=1, description="Requests in flight; more are answered 429.")
+    max_client_batch_size: int = Field(default=256, ge=1, description="Texts of one request; more are answered 422.")
+    payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
+    auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
+    request_timeout_s: float = Field(default=30.0, gt=0, description="Deadline of a request; past it, 504.")
+    shutdown_grace_s: int = Field(default=30, ge=1, description="Time that requests in flight get when the service stops.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
+
+    @field_validator("models", "import_modules", mode="before")
+    @classmethod
+    def split_at_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple):
+            return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+        return value
+
+    def http_process_count(self, device: str) -> int:
+        """How many HTTP processes to fork: beside a CPU forward they share its cores, beside a GPU the cores are theirs."""
+        cores = os.cpu_count() or 1
+        return self.http_processes or max(1, cores // 4 if device == "cpu" else cores - 5)
+
+    def thread_count(self) -> int:
+        """Threads of one CPU worker."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.workers_per_device)
+
+    def batch_tokens(self, device: str) -> int:
+        """The token budget of one forward. On CPU larger batches add latency and no throughput."""
+        return self.max_batch_tokens or (2048 if device.startswith("cpu") else 16384)

@@ -1,0 +1,70 @@
+"""Texts to token ids, in the HTTP process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from service import errors
+from service.frames import ID_TYPE
+from service.wire import Text
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The texts of a request as token ids, one after another; `types` only where a text has a partner."""
+
+    lengths: list[int]
+    ids: bytes
+    types: bytes
+
+
+class TextEncoder:
+    """A trained pipeline with its special tokens, at a model's length limit.
+
+    Truncation is state of the Rust object, so each direction is a copy of its own and requests do not wait for each other.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+        self.max_length = max_length
+        self._whole = self._copy(tokenizer, truncate_to=None)
+        self._right = self._copy(tokenizer, truncate_to="right")
+        self._left = self._copy(tokenizer, truncate_to="left")
+
+    def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool = False) -> Tokens:
+        """Token ids of `texts`. ServiceError 422 names the limit and the length of a text that does not fit."""
+        tokenizer = (self._left if from_left else self._right) if truncate else self._whole
+        encodings = self._encode(tokenizer, texts)
+        lengths = [len(encoding) for encoding in encodings]
+        if not truncate and max(lengths) > self.max_length:
+            index = next(i for i, length in enumerate(lengths) if length > self.max_length)
+            raise errors.validation(
+                f"inputs[{index}]: {lengths[index]} tokens exceed the model's limit of {self.max_length}; "
+                "shorten the text or send truncate: true"
+            )
+        paired = any(partner is not None for _, partner in texts)
+        return Tokens(
+            lengths=lengths,
+            ids=_join([encoding.ids for encoding in encodings]),
+            types=_join([encoding.type_ids for encoding in encodings]) if paired else b"",
+        )
+
+    def _encode(self, tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Encoding]:
+        inputs = [text if partner is None else (text, partner) for text, partner in texts]
+        try:
+            return tokenizer.encode_batch_fast(inputs)
+        except Exception as error:  # the Rust library raises bare Exception, for example on a lone surrogate
+            raise errors.ServiceError(422, "tokenizer", "a text could not be tokenized; send valid Unicode") from error
+
+    def _copy(self, tokenizer: Tokenizer, *, truncate_to: str | None) -> Tokenizer:
+        copy = Tokenizer.from_str(tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        if truncate_to is not None:
+            copy.enable_truncation(self.max_length, direction=truncate_to)
+        return copy
+
+
+def _join(rows: list[list[int]]) -> bytes:
+    return np.array([value for row in rows for value in row], dtype=ID_TYPE).tobytes()

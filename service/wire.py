@@ -1,0 +1,162 @@
+"""The JSON of `/predict`: one set of types validates a request and generates its schema.
+
+    >>> parse_predict(b'{"inputs": ["good", "bad"]}').texts
+    [('good', None), ('bad', None)]
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from service import errors
+
+Text = tuple[str, str | None]
+Function = Literal["softmax", "sigmoid", "none"]
+STRICT = ConfigDict(strict=True, extra="ignore")
+
+
+@with_config(STRICT)
+class TextPair(TypedDict, total=False):
+    """A text and, for models of text pairs, its partner."""
+
+    text: str
+    text_pair: str | None
+
+
+@with_config(STRICT)
+class Parameters(TypedDict, total=False):
+    """What Hugging Face inference clients send along."""
+
+    top_k: Annotated[int, Ge(1)] | None
+    function_to_apply: Function | None
+    truncation: bool | None
+
+
+Pair = list[str]
+Inputs = str | list[str | Pair | TextPair] | TextPair
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+@with_config(STRICT)
+class PredictBody(TypedDict, total=False):
+    """The body of `POST /predict`. `inputs` (or `text`) is required; a list of strings is a batch."""
+
+    inputs: Inputs
+    text: Inputs
+    model: str | None
+    truncate: bool | None
+    truncation_direction: Annotated[Literal["right", "left"], BeforeValidator(_lower)] | None
+    overflow: Literal["truncate", "error"] | None
+    raw_scores: bool | None
+    parameters: Parameters | None
+
+
+@with_config(STRICT)
+class LabelScore(TypedDict):
+    """One label and its score."""
+
+    label: str
+    score: float
+
+
+BODY: TypeAdapter[PredictBody] = TypeAdapter(PredictBody)
+ANSWER: TypeAdapter[list[LabelScore] | list[list[LabelScore]]] = TypeAdapter(list[LabelScore] | list[list[LabelScore]])
+
+INPUT_FORMS = "a string, a list of strings, a list of [text, text_pair], or {text, text_pair} or a list of it"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """A valid request. `nested`: the answer is a list of lists. `truncate` None: as the service is set."""
+
+    texts: list[Text]
+    nested: bool
+    model: str | None
+    truncate: bool | None
+    truncate_left: bool
+    top_k: int | None
+    function: Function | None
+
+
+def parse_predict(body: bytes) -> PredictRequest:
+    """The request in `body`. ServiceError 400 if it is not a JSON object or holds no text, 422 where a field is wrong."""
+    try:
+        fields = BODY.validate_json(body)
+    except ValidationError as error:
+        raise _readable(error) from None
+    inputs = fields.get("inputs", fields.get("text"))
+    if inputs is None:
+        raise errors.validation("inputs: required; send " + INPUT_FORMS)
+    parameters = fields.get("parameters")
+    return PredictRequest(
+        texts=_texts(inputs),
+        nested=parameters is not None or isinstance(inputs, list),
+        model=fields.get("model"),
+        truncate=_truncate(fields, parameters or {}),
+        truncate_left=fields.get("truncation_direction") == "left",
+        top_k=(parameters or {}).get("top_k"),
+        function="none" if fields.get("raw_scores") else (parameters or {}).get("function_to_apply"),
+    )
+
+
+def _texts(inputs: Inputs) -> list[Text]:
+    if isinstance(inputs, str):
+        texts: list[Text] = [(inputs, None)]
+    elif isinstance(inputs, dict):
+        texts = [_pair(inputs, "inputs")]
+    else:
+        texts = [(item, None) if isinstance(item, str) else _pair(item, f"inputs[{i}]") for i, item in enumerate(inputs)]
+    if not texts or any(not text and not partner for text, partner in texts):
+        raise errors.empty()
+    return texts
+
+
+def _pair(item: Pair | TextPair, where: str) -> Text:
+    if isinstance(item, dict):
+        if "text" not in item:
+            raise errors.validation(f"{where}.text: required")
+        return item["text"], item.get("text_pair")
+    if len(item) not in (1, 2):
+        raise errors.validation(f"{where}: a pair holds one or two strings, not {len(item)}")
+    return item[0], item[1] if len(item) == 2 else None
+
+
+def _truncate(fields: PredictBody, parameters: Parameters) -> bool | None:
+    overflow = fields.get("overflow")
+    if overflow is not None:
+        return overflow == "truncate"
+    given = fields.get("truncate")
+    return given if given is not None else parameters.get("truncation")
+
+
+def _readable(error: ValidationError) -> errors.ServiceError:
+    """The first fault as one sentence. Pydantic reports each arm of a union; for `inputs` its forms say more."""
+    faults = error.errors(include_url=False, include_input=False)
+    first = faults[0]
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "json_invalid":
+        return errors.ServiceError(400, "validation", "the body is not valid JSON: " + first["msg"].removeprefix("Invalid JSON: "))
+    if not place:
+        return errors.validation("the body must be a JSON object with the field inputs")
+    if place[0] in ("inputs", "text"):
+        index = next((f"[{part}]" for fault in faults for part in fault["loc"] if isinstance(part, int)), "")
+        return errors.validation(f"{place[0]}{index}: must be {INPUT_FORMS}")
+    return errors.validation(f"{'.'.join(place)}: {first['msg'][0].lower()}{first['msg'][1:]}")
+
+
+def schema() -> dict[str, Any]:
+    """JSON schemas of request and answer, their definitions side by side."""
+    _, definitions = TypeAdapter.json_schemas(
+        [("body", "validation", BODY), ("answer", "serialization", ANSWER)], ref_template="#/components/schemas/{model}"
+    )
+    return {
+        "definitions": definitions.get("$defs", {}),
+        "body": BODY.json_schema(ref_template="#/components/schemas/{model}"),
+        "answer": ANSWER.json_schema(ref_template="#/components/schemas/{model}"),
+    }

@@ -1,0 +1,208 @@
+"""The worker process: LitServe spawns one per device, `WorkerApi.setup` loads the models, `WorkerLoop` computes for ever.
+
+Two threads share it. The I/O thread talks to the HTTP processes and fills the queue; the main thread takes a batch whenever
+the device is free. A worker that dies closes its connections, which is how the HTTP processes know.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import litserve as ls
+import numpy as np
+import torch
+from litserve.loops import LitLoop
+
+from service.batching import QueuedText, TextQueue
+from service.catalog import ServedModel, register_all
+from service.engine import Engine, FloatArray
+from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, encode
+from service.logs import configure_logging
+from service.settings import Settings
+
+log = logging.getLogger("valence.worker")
+
+
+def socket_path(runtime_dir: Path, worker_id: int) -> Path:
+    """The Unix socket that worker listens on."""
+    return runtime_dir / f"worker-{worker_id}.sock"
+
+
+class WorkerApi(ls.LitAPI):
+    """LitServe's hooks: `setup` in the worker; the others are never called, since the edge answers every request."""
+
+    def __init__(self, settings: Settings, catalog: Sequence[ServedModel], loop: LitLoop) -> None:
+        super().__init__(api_path="/predict", loop=loop)
+        self.settings = settings
+        self.catalog = list(catalog)
+        self.engines: list[Engine] = []
+
+    def setup(self, device: str) -> None:
+        """Loads every model onto `device` and lets each answer a real forward."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
+        configure_logging(self.settings.log_level)
+        register_all(self.settings.import_modules)
+        if device == "cpu":
+            torch.set_num_threads(self.settings.thread_count())
+        for served in self.catalog:
+            started_at = time.monotonic()
+            engine = Engine(served, device=device, settings=self.settings)
+            engine.warm_up()
+            self.engines.append(engine)
+            log.info("loaded %s in %.1f s: %s", served.name, time.monotonic() - started_at, engine.details)
+
+    def predict(self, request: Any) -> Any:
+        raise NotImplementedError("requests reach the worker through its socket")
+
+
+class WorkerLoop(LitLoop):
+    """LitServe's loop, replaced by the socket server and the batch loop. Pickled to the worker: it opens nothing before."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        super().__init__()
+        self.runtime_dir = runtime_dir
+
+    def pre_setup(self, lit_api: ls.LitAPI, *rest: Any) -> None:
+        """Nothing to check: the default hooks are not used."""
+
+    def __call__(self, lit_api: WorkerApi, device: str, worker_id: int, *rest: Any) -> None:
+        from service import metrics  # after LitServe set this process up, so that its metrics file is its own
+
+        path = socket_path(self.runtime_dir, worker_id)
+        metrics.worker_started(f"{device}/{worker_id}", restarted=path.exists())
+        path.unlink(missing_ok=True)
+        queue = TextQueue(len(lit_api.engines), max_batch_tokens=lit_api.settings.batch_tokens(device))
+        details = {served.name: engine.details for served, engine in zip(lit_api.catalog, lit_api.engines, strict=True)}
+        hello = Hello(pid=os.getpid(), device=f"{device}/{worker_id}", details=details)
+        connections = Connections(queue, hello=hello)
+        threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
+        batch_meter = metrics.BatchMeter([served.name for served in lit_api.catalog])
+        while True:
+            model, batch = queue.take()
+            batch_meter.queue_depth(model, queue.depth(model))
+            started_at = time.monotonic()
+            logits, failed = score(lit_api.engines[model], batch)
+            inference_s = time.monotonic() - started_at
+            connections.send(answers(batch, logits, failed, started_at=started_at, inference_s=inference_s))
+            padding = lit_api.engines[model].padding([text.text for text in batch])
+            batch_meter.observe(
+                model, batch, started_at=started_at, inference_s=inference_s, failed=len(failed), padding=padding
+            )
+
+
+def score(engine: Engine, batch: Sequence[QueuedText]) -> tuple[dict[int, FloatArray], set[int]]:
+    """Logits by place in the batch, and the places that the model raised on.
+
+    A batch that fails is halved until the text at fault stands alone, so its neighbours get their scores.
+    """
+    logits: dict[int, FloatArray] = {}
+    failed: set[int] = set()
+    parts = [range(len(batch))]
+    while parts:
+        part = parts.pop()
+        try:
+            rows = engine.logits([batch[place].text for place in part])
+        except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError) as error:
+            if engine.device.type == "cuda" and not _cuda_answers():
+                raise  # a CUDA error that sticks: the process must be replaced
+            if len(part) > 1:
+                parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+                continue
+            log.warning("the model failed on a text of %d tokens: %s", len(batch[part[0]].text.ids), type(error).__name__)
+            failed.add(part[0])
+        else:
+            logits.update(zip(part, rows, strict=True))
+    return logits, failed
+
+
+def answers(
+    batch: Sequence[QueuedText], logits: dict[int, FloatArray], failed: set[int], *, started_at: float, inference_s: float
+) -> dict[int, list[Answer]]:
+    """The answers of a batch by connection, the texts of one request together."""
+    by_job: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, text in enumerate(batch):
+        by_job[text.reply_to, text.job_id].append(place)
+    result: dict[int, list[Answer]] = defaultdict(list)
+    for (reply_to, job_id), places in by_job.items():
+        scored = [place for place in places if place not in failed]
+        answer = Answer(
+            id=job_id,
+            texts=[batch[place].index for place in scored],
+            logits=np.array([logits[place] for place in scored], dtype=LOGIT_TYPE).tobytes(),
+            failed=[batch[place].index for place in places if place in failed],
+            queue_s=started_at - batch[places[0]].sent_at,
+            inference_s=inference_s,
+        )
+        result[reply_to].append(answer)
+    return result
+
+
+class Connections:
+    """The I/O thread: accepts the HTTP processes, queues what they send, sends what the batch loop hands over."""
+
+    def __init__(self, queue: TextQueue, *, hello: Hello) -> None:
+        self.queue = queue
+        self.hello = encode([hello])
+        self.open: dict[int, asyncio.WriteTransport] = {}
+        self._loop = asyncio.new_event_loop()
+        self._next_id = 0
+
+    def serve(self, path: Path) -> None:
+        """Runs until the process ends. The socket is made readable to its owner only."""
+        os.umask(0o177)
+        self._loop.run_until_complete(self._loop.create_unix_server(lambda: _Connection(self), str(path)))
+        self._loop.run_forever()
+
+    def send(self, answers_by_connection: dict[int, list[Answer]]) -> None:
+        """Called by the batch loop; one frame per connection, written by the I/O thread."""
+        frames = {connection: encode(answers) for connection, answers in answers_by_connection.items()}
+        self._loop.call_soon_threadsafe(self._write, frames)
+
+    def register(self, transport: asyncio.WriteTransport) -> int:
+        self._next_id += 1
+        self.open[self._next_id] = transport
+        return self._next_id
+
+    def _write(self, frames: dict[int, bytes]) -> None:
+        for connection, frame in frames.items():
+            transport = self.open.get(connection)
+            if transport is not None and not transport.is_closing():
+                transport.write(frame)
+
+
+class _Connection(asyncio.Protocol):
+    """One HTTP process."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self.reader = FrameReader()
+        self.id = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.id = self.connections.register(cast(asyncio.WriteTransport, transport))
+        self.connections.open[self.id].write(self.connections.hello)
+
+    def data_received(self, data: bytes) -> None:
+        for message in self.reader.feed(data):
+            if isinstance(message, Job):
+                self.connections.queue.put(message, reply_to=self.id)
+            elif isinstance(message, Cancel):
+                self.connections.queue.cancel(message, reply_to=self.id)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.open.pop(self.id, None)
+
+
+def _cuda_answers() -> bool:
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
