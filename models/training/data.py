@@ -51,6 +51,10 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MATCHED_CHARS = 40  # two texts that share this many characters of their key at either end are taken for one
 
 
+# Fingerprints of film sentences that VADER's corpus shares with the dev and test sets of SST: nothing is trained on them.
+BENCHMARK_KEYS = Path(__file__).with_name("benchmark_keys.txt")
+
+
 @dataclass(frozen=True)
 class Example:
     """A text, the index of its label in LABELS, and the name of the file or package part it is from."""
@@ -106,11 +110,15 @@ def load_dataset(
 def load_packages(
     cache_dir: Path = CACHE_DIR, *, include_airline: bool = False, exclude: Iterable[str] = ()
 ) -> list[Example]:
-    """Every package's texts, cleaned. Airline tweets are off: CC BY-NC-SA where they were published."""
+    """Every package's texts, cleaned, less those that public test sets hold (`BENCHMARK_KEYS`).
+
+    Airline tweets are off: CC BY-NC-SA where they were published.
+    """
     examples = [example for package in PACKAGES for example in read_package(package, cache_dir=cache_dir)]
     if not include_airline:
         examples = [example for example in examples if example.source != AIRLINE]
-    return without(examples, texts=exclude)
+    benchmark = set(BENCHMARK_KEYS.read_text(encoding="ascii").split())
+    return without([example for example in examples if fingerprint(example.text) not in benchmark], texts=exclude)
 
 
 def load_review_texts(cache_dir: Path = CACHE_DIR) -> list[str]:
@@ -150,6 +158,11 @@ def key(text: str) -> str:
     text = re.sub(r"https?://\S+", " ", text.lower())
     text = re.sub(r"@\w+", " ", text)
     return re.sub(r"[^a-z0-9]", "", re.sub(r"\brt\b", " ", text))
+
+
+def fingerprint(text: str) -> str:
+    """The first 16 hex digits of the SHA-1 of the text's key."""
+    return hashlib.sha1(key(text).encode()).hexdigest()[:16]
 
 
 def split_of(text: str) -> Literal["train", "dev", "test"]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -47,11 +47,10 @@ class Runtime:
     output_dir: Path
     seed: int = 0
     cpu: bool = False
-    precision: str = "fp32"  # fp32, bf16 or fp16 (CUDA)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     resume: bool = False
-    max_steps: int = -1
-    overrides: tuple[str, ...] = ()
+    max_steps: int = -1  # stop after so many; below 0: after the schedule's epochs
 
 
 class DistillationTrainer(Trainer):
@@ -99,13 +98,15 @@ def fine_tune(
     `teacher_logits` (rows of `train`, labels): soft labels to learn from. `runtime.resume` goes on from the newest
     checkpoint in `output_dir`.
     """
+    if runtime.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     rows = encode(tokenizer, train, max_tokens=schedule.max_tokens, teacher_logits=teacher_logits)
     trainer = DistillationTrainer(
         model=model,
         args=training_arguments(schedule, runtime, rows=len(train)),
         train_dataset=rows,
         eval_dataset=encode(tokenizer, dev, max_tokens=schedule.max_tokens),
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=None),
+        data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=dev_metrics,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=schedule.patience)],
         schedule=schedule,
@@ -132,7 +133,7 @@ def encode(
 
 def dev_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy, macro-F1 and macro-recall of an evaluation."""
-    scores = score(prediction.label_ids, prediction.predictions.argmax(-1))
+    scores = score(prediction.label_ids.tolist(), prediction.predictions.argmax(-1).tolist())
     return {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "macro_recall": scores.macro_recall}
 
 
@@ -165,7 +166,6 @@ def training_arguments(schedule: Schedule, runtime: Runtime, *, rows: int) -> Tr
         use_cpu=runtime.cpu,
         bf16=runtime.precision == "bf16",
         fp16=runtime.precision == "fp16",
-        gradient_checkpointing=runtime.gradient_checkpointing,
         optim="adamw_torch_fused",
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available() and not runtime.cpu,

@@ -1,0 +1,47 @@
+# docker build -t valence --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .      CPU
+# docker build -t valence --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .    CUDA 13
+# docker run --init --read-only --tmpfs /tmp -p 8000:8000 valence
+ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS dependencies
+WORKDIR /build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /venv
+# A package index for torch alone; empty: pip's own, whose Linux builds carry the CUDA libraries.
+ARG TORCH_INDEX=""
+COPY constraints.txt .
+# --no-deps: that index holds few versions of what torch needs; the next step brings it from pip's own.
+RUN /venv/bin/pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch
+# The dependencies without the project, so that a change of code leaves this layer as it is.
+COPY pyproject.toml .
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && /venv/bin/pip install -c constraints.txt -r requirements.txt
+
+FROM ${PYTHON_IMAGE} AS tree
+# The settings' defaults are folders beside the packages, so the service runs from its tree instead of site-packages.
+WORKDIR /app
+COPY LICENSE ./
+COPY tokenizers_store ./tokenizers_store
+COPY models ./models
+COPY service ./service
+# Training writes weights that their owner alone may read.
+RUN chmod -R a+rX .
+
+FROM ${PYTHON_IMAGE}
+# A number, so that an orchestrator can see that it is not root.
+RUN groupadd --gid 10001 valence && useradd --uid 10001 --gid valence --no-create-home --home-dir /tmp valence
+COPY --from=dependencies /venv /venv
+WORKDIR /app
+COPY --from=tree /app ./
+# /tmp is the only place that is written: metrics' files, the workers' sockets, what libraries cache.
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HF_HOME=/tmp/huggingface \
+    HF_HUB_OFFLINE=1
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# No proxy: Docker hands the client's proxy settings to containers, and urllib would take this request there.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["python", "-c", "import os, urllib.request as http; http.build_opener(http.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('VALENCE_PORT', 8000)}/ready\", timeout=4)"]
+ENTRYPOINT ["python", "-m", "service"]

