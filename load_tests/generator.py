@@ -1,8 +1,8 @@
 """An HTTP/1.1 load generator for one route, light enough to share a small machine with the server it measures.
 
-Requests are rendered before the clock starts and sent over keep-alive connections by an `asyncio.Protocol`, on uvloop where that is
-installed. A response is good if its status is 200 and it holds a result for each text of the request; only good ones are counted,
-anything else is an error with a name.
+Requests are rendered before the clock starts and sent over keep-alive connections by an `asyncio.Protocol`, on uvloop where that
+is installed. A response is good if its status is 200 and it holds a result for each text of the request; only good ones are
+counted, anything else is an error with a name.
 
 Closed loop (the default): a connection sends its next request when the last is answered, so the server sets the pace.
 Open loop (`--rate`): requests fall due at a fixed rate whatever the server does, and latency is counted from when a request was

@@ -12,11 +12,11 @@ import random
 # Each topic: what people write about, and what they say of it. A text keeps to one topic.
 TOPICS = (
     (
-        ("this pair of headphones", "this jacket", "my new phone", "the battery", "the coffee maker", "this keyboard", "the camera",
-         "the zipper on the left pocket", "the app", "the backpack", "the charger that came with it"),
+        ("this pair of headphones", "this jacket", "my new phone", "the battery", "the coffee maker", "this keyboard",
+         "the camera", "the zipper on the left pocket", "the app", "the backpack", "the charger that came with it"),
         ("stopped working after a week", "is exactly what I needed", "feels cheap", "is worth every cent", "keeps crashing on me",
-         "looks nothing like the picture", "still works fine", "has a blue cover", "comes in three sizes", "gets hot after an hour",
-         "was a pleasant surprise", "could be better", "is overpriced", "does the job"),
+         "looks nothing like the picture", "still works fine", "has a blue cover", "comes in three sizes",
+         "gets hot after an hour", "was a pleasant surprise", "could be better", "is overpriced", "does the job"),
     ),
     (
         ("the hotel room", "this little cafe", "the waiter", "the train ride", "our guide", "the check-in desk", "the breakfast",
@@ -26,8 +26,8 @@ TOPICS = (
          "could not have been worse", "is on the first floor", "was loud until midnight"),
     ),
     (
-        ("the ending", "the second half", "the whole cast", "the soundtrack", "the last episode", "the director's cut", "the story",
-         "this documentary", "the lead actress", "the dialogue"),
+        ("the ending", "the second half", "the whole cast", "the soundtrack", "the last episode", "the director's cut",
+         "the story", "this documentary", "the lead actress", "the dialogue"),
         ("made us laugh out loud", "makes no sense at all", "gets better every time", "is worth the ticket", "let me down",
          "runs for about two hours", "was shot in Norway", "put me to sleep", "was moving without being sweet", "drags a little",
          "deserves more attention", "is nothing I haven't seen before"),
@@ -40,8 +40,8 @@ REASONS = (
     "while everyone around us was complaining", "and I will leave it at that", "if you ask me", "at least the first time",
 )  # fmt: skip
 OPENERS = (
-    "Honestly,", "So,", "Update:", "Not gonna lie,", "Look,", "To be fair,", "Okay,", "After a month of daily use,", "First of all,",
-    "I wanted to like it, but", "Just to let you know,", "As a long-time customer I have to say", "Wow,", "Hmm,",
+    "Honestly,", "So,", "Update:", "Not gonna lie,", "Look,", "To be fair,", "Okay,", "After a month of daily use,",
+    "First of all,", "I wanted to like it, but", "Just to let you know,", "As a long-time customer I have to say", "Wow,", "Hmm,",
 )  # fmt: skip
 CLOSERS = (
     "Would buy again.", "Never again.", "Highly recommended!", "Two stars from me.", "Thanks for nothing.", "10/10", "Meh.",
@@ -50,7 +50,8 @@ CLOSERS = (
 )  # fmt: skip
 SHORT = (
     "Love it, thanks!", "Worst purchase of the year.", "It's fine, I guess.", "Not bad at all.", "What a waste of an evening.",
-    "Arrived on Tuesday, as promised.", "Best soup in town!!", "i want my money back", "Simply wonderful.", "Does anyone know the opening hours?",
+    "Arrived on Tuesday, as promised.", "Best soup in town!!", "i want my money back", "Simply wonderful.",
+    "Does anyone know the opening hours?",
 )  # fmt: skip
 
 # Weights of one to five clauses: with the short texts, 20 to 23 WordPiece tokens on average, and a long right tail.
@@ -62,7 +63,7 @@ MAX_WORDS = 45
 
 
 def user_texts(count: int, *, seed: int = 0) -> list[str]:
-    """`count` texts of 2 to `MAX_WORDS` words; the same seed gives the same texts, and a longer list begins with a shorter one."""
+    """`count` texts of 2 to `MAX_WORDS` words; the same seed gives the same texts, and a long list begins with a short one."""
     rng = random.Random(seed)
     return [_user_text(rng) for _ in range(count)]
 

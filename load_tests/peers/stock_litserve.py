@@ -1,7 +1,7 @@
 """Stock LitServe with stock transformers, as their documentation shows it: the hooks of a `LitAPI`, dynamic batching by size and
 timeout, `AutoTokenizer` with padding, the Auto class in evaluation mode.
 
-It answers `{"inputs": string | [string, ...]}` on /predict in the form that Valence answers, so that one load generator fits both.
+It answers `{"inputs": string | [string, ...]}` on /predict in the form that Valence answers: one load generator fits both.
 
     python -m load_tests.peers.stock_litserve --model models/checkpoints/sentiment-bert --port 8100 --threads 2
 """
@@ -30,8 +30,9 @@ class StockClassifier(ls.LitAPI):
     def setup(self, device: str) -> None:
         torch.set_num_threads(self.options.threads)
         register_architectures()
+        # sdpa attention is the library's default where an architecture has it
         model = AutoModelForSequenceClassification.from_pretrained(
-            self.options.model, dtype=getattr(torch, self.options.dtype), attn_implementation="sdpa", trust_remote_code=False
+            self.options.model, dtype=getattr(torch, self.options.dtype), trust_remote_code=False
         )
         self.model = model.to(device).eval()
         self.tokenizer = load_tokenizer(self.options.model, self.options.tokenizer, model.config)

@@ -17,6 +17,7 @@ from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassifica
 from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification
 from models.training.card import CardFacts
 from models.training.data import LABELS, Splits
+from models.training.finishing import finishing_examples
 from models.training.inference import predict_logits
 from models.training.trainer import Runtime, Schedule, fine_tune
 from models.training.transfer import carry_over_embeddings
@@ -36,6 +37,7 @@ class Recipe:
     tokenizer_kind: Kind
     vocab_size: int
     schedule: Schedule
+    finish: Schedule
     license: str = "apache-2.0"
 
 
@@ -46,6 +48,7 @@ BERT = Recipe(
     tokenizer_kind="wordpiece",
     vocab_size=20_000,
     schedule=Schedule(epochs=2, learning_rate=1e-4),
+    finish=Schedule(epochs=1, learning_rate=5e-5, evaluations_per_epoch=1),
 )
 LSTM = Recipe(
     name="sentiment-lstm",
@@ -53,7 +56,8 @@ LSTM = Recipe(
     "learnt from labels and from the logits of `sentiment-bert`.",
     tokenizer_kind="bpe",
     vocab_size=12_000,
-    schedule=Schedule(epochs=4, learning_rate=2e-3, batch_size=128, weight_decay=0.0),
+    schedule=Schedule(epochs=3, learning_rate=2e-3, batch_size=128, weight_decay=0.0),
+    finish=Schedule(epochs=1, learning_rate=5e-4, batch_size=128, weight_decay=0.0, evaluations_per_epoch=1),
 )
 RECIPES = {recipe.name: recipe for recipe in (BERT, LSTM)}
 
@@ -84,7 +88,7 @@ def make_bert(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreT
     )
     model.bert.load_state_dict(weights)
     trained = fine_tune(model, tokenizer, train=splits.train, dev=splits.dev, schedule=recipe.schedule, runtime=runtime)
-    return trained, tokenizer
+    return finish(recipe, trained, tokenizer, splits, runtime=runtime), tokenizer
 
 
 def make_lstm(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -110,7 +114,16 @@ def make_lstm(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreT
         runtime=runtime,
         teacher_logits=teacher_logits,
     )
-    return trained, tokenizer
+    return finish(recipe, trained, tokenizer, splits, runtime=runtime), tokenizer
+
+
+def finish(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, splits: Splits, *, runtime: Runtime
+) -> PreTrainedModel:
+    """The last stage: a short pass over balanced classes and emoji, from labels alone."""
+    examples = finishing_examples(splits.train, seed=runtime.seed)
+    stage = replace(runtime, output_dir=runtime.output_dir / "finish")
+    return fine_tune(model, tokenizer, train=examples, dev=splits.dev, schedule=recipe.finish, runtime=stage)
 
 
 MAKERS = {BERT.name: make_bert, LSTM.name: make_lstm}
@@ -156,7 +169,7 @@ def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, comman
         license=recipe.license,
         tokenizer=f"{recipe.tokenizer_kind}, {model.config.vocab_size:,} tokens, `tokenizers_store/{recipe.name}`",
         command=command,
-        hyperparameters=asdict(recipe.schedule),
+        hyperparameters=asdict(recipe.schedule) | {f"finish: {name}": value for name, value in asdict(recipe.finish).items()},
         train_sources=sources,
         quality=quality,
     )

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ Respond = Callable[["Server"], tuple[int, object]]
 
 def scores(server: "Server") -> tuple[int, object]:
     """What a classifier answers to the last body."""
-    inputs = server.bodies[-1]["inputs"]
+    inputs: Any = server.bodies[-1]["inputs"]
     return 200, RESULT if isinstance(inputs, str) else [RESULT] * len(inputs)
 
 
@@ -121,10 +122,10 @@ def test_a_batch_counts_its_texts() -> None:
 @pytest.mark.parametrize(
     ("respond", "error"),
     [
-        (lambda server: (429, {"error": "busy", "error_type": "overloaded"}), "status 429"),
-        (lambda server: (500, RESULT), "status 500"),
-        (lambda server: (200, {"scores": 0.5}), "wrong shape"),
-        (lambda server: (200, []), "wrong shape"),
+        (lambda _: (429, {"error": "busy", "error_type": "overloaded"}), "status 429"),
+        (lambda _: (500, RESULT), "status 500"),
+        (lambda _: (200, {"scores": 0.5}), "wrong shape"),
+        (lambda _: (200, []), "wrong shape"),
     ],
 )
 def test_what_is_not_an_answer_is_an_error_and_has_no_latency(respond: Respond, error: str) -> None:
@@ -137,7 +138,7 @@ def test_what_is_not_an_answer_is_an_error_and_has_no_latency(respond: Respond, 
 
 def test_a_batch_with_a_result_missing_is_an_error() -> None:
     one_label = [{"label": "positive", "score": 0.9}]
-    report = run(Server(respond=lambda server: (200, [one_label] * 7)), texts_per_request=8)
+    report = run(Server(respond=lambda _: (200, [one_label] * 7)), texts_per_request=8)
     assert set(report.errors) == {"wrong shape"}
 
 

@@ -175,7 +175,7 @@ class TestInput:
         changed = type(batches)((first, (2, 60, 3), *rest))
         difference = packed_model(**batches.packed()).logits - packed_model(**changed.packed()).logits
         assert difference[[0, 2, 3]].abs().max() == 0
-        assert difference[1].abs().max() > 0.01
+        assert difference[1].abs().max() > 0.001
 
     def test_empty_text_at_the_end_of_a_pack_is_harmless(self, packed_model, batches):
         logits = packed_model(**batches.with_empty_text().packed()).logits

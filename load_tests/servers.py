@@ -1,0 +1,104 @@
+"""Server processes for a load test: start, wait until ready, watch, stop."""
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+STOP_TIMEOUT_S = 40.0
+LOG_TAIL_CHARACTERS = 2000
+
+
+class ServerError(Exception):
+    """A server did not come up; the message holds the end of its log."""
+
+
+@contextmanager
+def running(arguments: Sequence[str], *, ready_url: str, log: Path, timeout_s: float = 300.0) -> Iterator[psutil.Process]:
+    """`python ARGUMENTS` as a process of its own, from the first 200 of `ready_url` on; stopped by SIGTERM at the end.
+
+    ServerError if it ends before or takes more than `timeout_s`, or if something else answers at that address already."""
+    if _answers(ready_url):
+        raise ServerError(f"{ready_url} answers already; stop that server, or choose another port")
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the server in good order.
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait_until_ready(process, ready_url, log, timeout_s)
+        yield psutil.Process(process.pid)
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL to whatever it leaves: stock LitServe leaves its children serving the port."""
+    tree = _tree(process.pid)
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in tree:
+        if child.is_running():  # compares start times: a process id that was used again is not ours
+            child.kill()
+    psutil.wait_procs(tree, timeout=5)
+
+
+def idle_cpu_percent(process: psutil.Process, *, seconds: float) -> float:
+    """CPU time of the process and all its descendants over `seconds`, in percent of one core."""
+    before = _cpu_s(process)
+    started_at = time.perf_counter()
+    time.sleep(seconds)
+    return 100 * (_cpu_s(process) - before) / (time.perf_counter() - started_at)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], ready_url: str, log: Path, timeout_s: float) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not _answers(ready_url):
+        if process.poll() is not None:
+            raise ServerError(f"the server ended with status {process.returncode}:\n{_tail(log)}")
+        if time.monotonic() > give_up_at:
+            raise ServerError(f"the server was not ready after {timeout_s:.0f} s:\n{_tail(log)}")
+        time.sleep(0.25)
+
+
+def _answers(url: str) -> bool:
+    """Whether a GET is answered 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARACTERS:]
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    total = 0.0
+    for member in _tree(process.pid):
+        try:
+            times = member.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total

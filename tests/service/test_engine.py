@@ -1,0 +1,123 @@
+"""The engine on real tiny checkpoints: how a text is batched must not change its logits."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from service.catalog import ServedModel
+from service.engine import Engine, TextIds, pad_rows, similar_lengths
+from service.settings import Settings
+
+# float32 sums in another order; the logits are of order 1
+TOLERANCE = 1e-5
+LENGTHS = (7, 3, 40, 3, 12, 1, 25, 8, 7)
+NAMES = ("tiny-bert", "tiny-lstm", "keyword")
+BuildEngine = Callable[..., Engine]
+
+
+def text_of(length: int, *, seed: int = 0, typed: bool = False) -> TextIds:
+    ids = np.random.default_rng(100 * length + seed).integers(5, 200, length).astype(np.int32)
+    types = (np.arange(length) >= length // 2).astype(np.int32) if typed else None
+    return TextIds(ids, types)
+
+
+TEXTS = [text_of(length, seed=place) for place, length in enumerate(LENGTHS)]
+
+
+@pytest.fixture
+def build(settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel]) -> BuildEngine:
+    def make(name: str, **fields: object) -> Engine:
+        return Engine(catalog[name], device="cpu", settings=settings_of(**fields))
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "eager"])
+def test_a_text_scores_the_same_alone_and_in_a_batch(build: BuildEngine, name: str, attention: str) -> None:
+    engine = build(name, attn_implementation=attention)
+    alone = np.concatenate([engine.logits([text]) for text in TEXTS])
+    np.testing.assert_allclose(engine.logits(TEXTS), alone, atol=TOLERANCE, rtol=0)
+    assert np.abs(alone - alone[0]).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-lstm"])
+def test_packed_equals_padded(build: BuildEngine, name: str) -> None:
+    packed, padded = build(name), build(name, attn_implementation="sdpa")
+    assert (packed.packed, padded.packed) == (True, False)
+    np.testing.assert_allclose(packed.logits(TEXTS), padded.logits(TEXTS), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_follow_the_order_given(build: BuildEngine, name: str) -> None:
+    engine = build(name)
+    np.testing.assert_allclose(engine.logits(TEXTS[::-1]), engine.logits(TEXTS)[::-1], atol=TOLERANCE, rtol=0)
+
+
+def test_a_class_without_supports_packed_is_padded(build: BuildEngine) -> None:
+    assert build("keyword").details["batching"] == "padded"
+    assert build("tiny-bert").details["batching"] == "packed"
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
+def test_token_types_of_pairs_reach_the_model_beside_texts_without_a_partner(build: BuildEngine, attention: str) -> None:
+    engine = build("tiny-bert", attn_implementation=attention)
+    texts = [text_of(9, typed=True), text_of(9), text_of(5, typed=True)]
+    alone = np.concatenate([engine.logits([text]) for text in texts])
+    np.testing.assert_allclose(engine.logits(texts), alone, atol=TOLERANCE, rtol=0)
+    assert np.abs(alone[0] - alone[1]).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_int8_is_close_to_float32(build: BuildEngine, name: str) -> None:
+    # per-channel int8 weights and activations: a step is 1/127 of the range, and two layers add up a few of them
+    scores = [torch.from_numpy(build(name, dtype=dtype).logits(TEXTS)).softmax(-1) for dtype in ("int8", "float32")]
+    torch.testing.assert_close(*scores, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_close_to_float32(build: BuildEngine, name: str) -> None:
+    scores = [torch.from_numpy(build(name, dtype=dtype).logits(TEXTS)).softmax(-1) for dtype in ("bfloat16", "float32")]
+    torch.testing.assert_close(*scores, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_warm_up_runs_a_real_forward(build: BuildEngine, name: str) -> None:
+    build(name).warm_up()
+
+
+def test_warm_up_refuses_a_model_whose_scores_are_not_numbers(build: BuildEngine) -> None:
+    engine = build("tiny-bert")
+    engine.model.classifier.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not a number"):
+        engine.warm_up()
+
+
+def test_a_failing_text_raises_what_the_model_raises(build: BuildEngine) -> None:
+    with pytest.raises(IndexError):
+        build("tiny-bert").logits([TextIds(np.array([10**6], dtype=np.int32))])
+
+
+@pytest.mark.parametrize(("attention", "padding"), [("auto", 0), ("sdpa", 1)])
+def test_padding_counts_the_tokens_that_no_text_holds(build: BuildEngine, attention: str, padding: int) -> None:
+    texts = [text_of(length) for length in (20, 8, 9, 50)]
+    assert build("tiny-bert", attn_implementation=attention).padding(texts) == padding
+
+
+def test_int8_is_refused_on_a_gpu(settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel]) -> None:
+    with pytest.raises(ValueError, match="--dtype int8 runs on CPU only"):
+        Engine(catalog["tiny-bert"], device="cuda", settings=settings_of(dtype="int8"))
+
+
+@pytest.mark.parametrize("lengths", [(1,), (1, 1, 1), (1, 2, 3, 4), (4, 5, 6, 100), tuple(range(1, 60))])
+def test_groups_hold_every_text_and_little_padding(lengths: tuple[int, ...]) -> None:
+    groups = similar_lengths([text_of(length) for length in lengths])
+    assert [len(text.ids) for group in groups for text in group] == list(lengths)
+    assert all(len(group[-1].ids) <= 1.25 * len(group[0].ids) + 1 for group in groups)
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    rows = [np.array([1], np.int32), np.array([1, 2, 3], np.int32)]
+    assert pad_rows(rows, value=9).tolist() == [[1, 9, 9], [1, 2, 3]]

@@ -1,0 +1,71 @@
+"""What the service takes from the pinned LitServe: these fail when a new release moves it."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import litserve as ls
+import pytest
+from litserve.loops import LitLoop
+from litserve.loops.loops import inference_worker
+
+from service.server import build_server
+from service.settings import Settings
+from service.worker import WorkerLoop
+
+
+@pytest.fixture
+def server(settings_of: Callable[..., Settings], tmp_path: Path) -> ls.LitServer:
+    return build_server(settings_of(workers_per_device=2), runtime_dir=tmp_path)
+
+
+def test_the_version_is_the_one_that_was_read() -> None:
+    assert version("litserve") == "0.2.19"
+
+
+def test_the_loop_is_called_with_api_device_and_worker_id_first() -> None:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(inference_worker)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "loop"]
+    (call,) = calls
+    assert [argument.id for argument in call.args[:3] if isinstance(argument, ast.Name)] == ["lit_api", "device", "worker_id"]
+    assert not call.keywords
+
+
+def test_setup_is_called_with_the_device_before_the_loop() -> None:
+    source = inspect.getsource(inference_worker)
+    assert source.index("lit_api.setup(device)") < source.index("    loop(")
+
+
+def test_our_loop_is_a_litloop_that_overrides_what_it_must() -> None:
+    assert issubclass(WorkerLoop, LitLoop)
+    assert list(inspect.signature(LitLoop.pre_setup).parameters)[:2] == ["self", "lit_api"]
+
+
+def test_a_loop_is_taken_by_the_api(server: ls.LitServer) -> None:
+    (api,) = server.litapi_connector
+    assert isinstance(api.loop, WorkerLoop)
+
+
+@pytest.mark.parametrize("attribute", ["monitor_internal", "uvicorn_graceful_timeout", "devices", "app", "restart_workers"])
+def test_litserver_has_the_attributes_that_we_set_or_read(attribute: str) -> None:
+    assert f"self.{attribute} = " in inspect.getsource(ls.LitServer)
+
+
+def test_the_server_is_assembled_as_we_mean(server: ls.LitServer) -> None:
+    assert server.devices == ["cpu"]
+    assert (server.monitor_internal, server.uvicorn_graceful_timeout) == (0.5, 30)
+    assert server.restart_workers is True
+
+
+@pytest.mark.parametrize("parameter", ["host", "port", "num_api_servers", "log_level", "generate_client_file", "kwargs"])
+def test_run_takes_what_we_pass(parameter: str) -> None:
+    assert parameter in inspect.signature(ls.LitServer.run).parameters
+
+
+def test_our_edge_is_outermost(server: ls.LitServer) -> None:
+    from service.edge import Edge
+
+    assert server.app.user_middleware[0].cls is Edge

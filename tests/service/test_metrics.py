@@ -1,0 +1,84 @@
+"""Counts of several processes add up."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import metrics
+from service.batching import QueuedText
+from service.engine import TextIds
+
+ROOT = Path(__file__).parent.parent.parent
+COUNT = "from service import metrics; metrics.answered('/predict', 'm', 200).inc({}); metrics.IN_FLIGHT.set({}); {}"
+
+
+def value(exposition: str, name: str, **labels: str) -> float:
+    samples = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[str], str]:
+    """Runs a line in a process of its own whose metrics lie in this test's folder."""
+
+    def run_line(line: str) -> str:
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+
+    return run_line
+
+
+def test_counters_outlive_their_process_and_gauges_do_not(run: Callable[[str], str]) -> None:
+    pid = run(COUNT.format(2, 5, "import os; print(os.getpid())")).strip()
+    shown = run(COUNT.format(3, 1, f"metrics.process_died({pid}); print(metrics.exposition().decode())"))
+    assert value(shown, "valence_requests_total", route="/predict", model="m", status="200") == 5
+    assert value(shown, "valence_requests_in_flight") == 1
+
+
+def test_import_without_the_directory_is_refused() -> None:
+    environment = {name: setting for name, setting in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import service.metrics"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "sets the directory before it imports the service" in done.stderr
+
+
+def test_a_batch_is_observed_text_by_text() -> None:
+    meter = metrics.BatchMeter(["one", "two"])
+    batch = [QueuedText(1, 0, index, 99.0, 1.0, TextIds(np.zeros(length, np.int32))) for index, length in enumerate((3, 5, 7))]
+    meter.observe(1, batch, started_at=1.5, inference_s=0.25, failed=1, padding=4)
+    shown = metrics.exposition().decode()
+    expected = {
+        "valence_texts_total": 2,
+        "valence_input_tokens_count": 3,
+        "valence_input_tokens_sum": 15,
+        "valence_queue_duration_seconds_sum": 1.5,
+        "valence_inference_duration_seconds_sum": 0.25,
+        "valence_batch_texts_sum": 3,
+        "valence_batch_tokens_sum": 15,
+    }
+    assert {name: value(shown, name, model="two") for name in expected} == expected
+    assert value(shown, "valence_tokens_total", model="two", kind="real") == 15
+    assert value(shown, "valence_tokens_total", model="two", kind="padding") == 4
+    assert value(shown, "valence_texts_total", model="one") == 0
+
+
+@pytest.mark.parametrize(("restarted", "counted"), [(False, 0), (True, 1)])
+def test_only_a_worker_that_follows_another_counts_as_restart(restarted: bool, counted: int) -> None:
+    device = f"test/{restarted}"
+    metrics.worker_started(device, restarted=restarted)
+    assert value(metrics.exposition().decode(), "valence_worker_restarts_total", device=device) == counted
+
+
+def test_buckets_span_a_fifth_of_a_millisecond_to_half_a_minute() -> None:
+    assert (metrics.SECONDS[0], metrics.SECONDS[-1]) == (0.0002, 30)
+    assert list(metrics.SECONDS) == sorted(set(metrics.SECONDS))

@@ -1,0 +1,84 @@
+"""One bad text fails alone, and the answers of a batch go back to the requests they came from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from service.batching import QueuedText
+from service.engine import TextIds
+from service.worker import answers, score
+
+POISON = 13
+
+
+class StandInEngine:
+    """Logits are (length, first id); raises if any text holds the poison."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, error: type[Exception] = ValueError) -> None:
+        self.error = error
+
+    def logits(self, texts: Sequence[TextIds]) -> np.ndarray:
+        if any(POISON in text.ids for text in texts):
+            raise self.error("poisoned")
+        return np.array([[len(text.ids), text.ids[0]] for text in texts], dtype=np.float32)
+
+
+def queued(*ids: int, job_id: int = 0, index: int = 0, reply_to: int = 1, sent_at: float = 1.0) -> QueuedText:
+    return QueuedText(reply_to, job_id, index, deadline=99, sent_at=sent_at, text=TextIds(np.array(ids, np.int32)))
+
+
+BATCH = [queued(20 + place, *range(50, 50 + place), index=place) for place in range(7)]
+EXPECTED = {place: [place + 1, 20 + place] for place in range(7)}
+
+
+@pytest.mark.parametrize("poisoned", [{0}, {3}, {6}, {0, 6}, {2, 3}, set(), set(range(7))], ids=str)
+def test_poisoned_texts_fail_alone(poisoned: set[int]) -> None:
+    batch = [queued(POISON) if place in poisoned else text for place, text in enumerate(BATCH)]
+    logits, failed = score(StandInEngine(), batch)
+    assert failed == poisoned
+    assert {place: row.tolist() for place, row in logits.items()} == {
+        place: row for place, row in EXPECTED.items() if place not in poisoned
+    }
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError])
+def test_what_a_model_raises_on_its_input_fails_the_text(error: type[Exception]) -> None:
+    assert score(StandInEngine(error), [queued(POISON), queued(20)])[1] == {0}
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, OSError])
+def test_what_is_no_fault_of_a_text_ends_the_worker(error: type[Exception]) -> None:
+    with pytest.raises(error):
+        score(StandInEngine(error), [queued(POISON)])
+
+
+def test_answers_keep_the_texts_of_one_request_together() -> None:
+    batch = [
+        queued(1, job_id=4, index=2),
+        queued(1, job_id=5, index=0),
+        queued(1, job_id=4, index=3),
+        queued(1, job_id=4, index=0, reply_to=2),
+    ]
+    rows = {place: np.array([place, place / 2], np.float32) for place in range(4)}
+    result = answers(batch, rows, set(), started_at=1.25, inference_s=0.5)
+    assert [(answer.id, answer.texts) for answer in result[1]] == [(4, [2, 3]), (5, [0])]
+    assert [(answer.id, answer.texts) for answer in result[2]] == [(4, [0])]
+    first = result[1][0]
+    assert np.frombuffer(first.logits, "<f4").tolist() == [0, 0, 2, 1]
+    assert (first.queue_s, first.inference_s, first.failed) == (0.25, 0.5, [])
+
+
+def test_answers_name_the_texts_that_failed() -> None:
+    batch = [queued(1, index=0), queued(1, index=1)]
+    (answer,) = answers(batch, {1: np.array([1.0], np.float32)}, {0}, started_at=1, inference_s=0)[1]
+    assert (answer.texts, answer.failed) == ([1], [0])
+    assert np.frombuffer(answer.logits, "<f4").tolist() == [1.0]
+
+
+def test_answers_of_a_request_that_failed_whole_hold_no_logits() -> None:
+    (answer,) = answers([queued(1)], {}, {0}, started_at=1, inference_s=0)[1]
+    assert (answer.texts, answer.failed, answer.logits) == ([], [0], b"")

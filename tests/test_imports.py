@@ -1,0 +1,61 @@
+"""Imports run one way: service -> models, service and models -> nothing of each other's callers."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ARCHITECTURES = sorted(path.parent.name for path in (ROOT / "models").glob("*/modeling_*.py"))
+
+
+def imported_modules(source: Path) -> Iterator[str]:
+    """The absolute dotted names that a file imports, at its top or inside a function."""
+    package = source.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join((*package[: len(package) - node.level + 1], node.module or "") if node.level else (node.module,))
+            yield base
+            yield from (f"{base.rstrip('.')}.{alias.name}" for alias in node.names)
+
+
+def offenders(folder: str, *forbidden: str, outside: str | None = None) -> list[str]:
+    """`file imports module`, for each import from `folder` of a forbidden package."""
+    return [
+        f"{source.relative_to(ROOT)} imports {module}"
+        for source in sorted((ROOT / folder).rglob("*.py"))
+        if outside is None or not source.is_relative_to(ROOT / outside)
+        for module in imported_modules(source)
+        if any(module == name or module.startswith(name + ".") for name in forbidden)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("service", ("load_tests", "examples", "tests")),
+        ("models", ("service", "load_tests", "examples", "tests")),
+        ("tokenizers_store", ("torch", "service", "models", "load_tests", "examples", "tests")),
+        ("examples", ("service", "load_tests", "tests")),
+    ],
+)
+def test_a_package_does_not_import_what_stands_above_it(folder: str, forbidden: tuple[str, ...]) -> None:
+    assert offenders(folder, *forbidden) == []
+
+
+def test_load_tests_speak_http_only() -> None:
+    assert offenders("load_tests", "service", "models", outside="load_tests/peers") == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_architecture_imports_another(architecture: str) -> None:
+    others = [f"models.{name}" for name in ARCHITECTURES if name != architecture]
+    assert offenders(f"models/{architecture}", *others) == []
+
+
+def test_the_sources_are_found() -> None:
+    assert len(ARCHITECTURES) >= 2
+    assert offenders("service", "models")

@@ -1,0 +1,136 @@
+"""Trained tokenizers: the same every time, the same when loaded, and what they do to texts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tokenizers_store.training import read_lines, train_tokenizer
+
+KINDS = ("wordpiece", "bpe", "unigram")
+VOCAB_SIZE = {"wordpiece": 2000, "bpe": 400, "unigram": 400}
+MAX_LENGTH = 12
+
+
+def train(kind: str, texts: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    return train_tokenizer(texts, kind=kind, vocab_size=VOCAB_SIZE[kind], max_length=MAX_LENGTH, show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def trained(training_texts: tuple[str, ...]) -> Mapping[str, PreTrainedTokenizerFast]:
+    return {kind: train(kind, training_texts) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request: pytest.FixtureRequest, trained: Mapping[str, PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
+    return trained[request.param]
+
+
+@pytest.fixture
+def wordpiece(trained: Mapping[str, PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
+    return trained["wordpiece"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_texts_train_the_same_tokenizer(
+    kind: str, trained: Mapping[str, PreTrainedTokenizerFast], training_texts: tuple[str, ...]
+) -> None:
+    assert train(kind, training_texts).backend_tokenizer.to_str() == trained[kind].backend_tokenizer.to_str()
+
+
+def test_auto_tokenizer_loads_what_was_saved(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    assert loaded.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert loaded.model_max_length == MAX_LENGTH
+    texts = ["a wonderful film 😍", "电影 @ann https://t.co", ""]
+    assert loaded(texts)["input_ids"] == tokenizer(texts)["input_ids"]
+    assert (loaded.pad_token_id, loaded.cls_token_id, loaded.sep_token_id) == (0, 2, 3)
+
+
+@pytest.mark.parametrize("text", ["a wonderful film", "", "   ", "😍😍"])
+def test_a_text_stands_between_cls_and_sep(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    tokens = tokenizer.tokenize(text, add_special_tokens=True)
+    assert tokens[0] == "[CLS]"
+    assert tokens[-1] == "[SEP]"
+    assert not {"[CLS]", "[SEP]", "[PAD]"} & set(tokens[1:-1])
+
+
+def test_the_second_text_of_a_pair_has_type_1_with_its_sep(tokenizer: PreTrainedTokenizerFast) -> None:
+    first, second = (len(tokenizer.tokenize(text)) for text in ("a film", "good"))
+    encoded = tokenizer("a film", "good")
+    assert encoded["token_type_ids"] == [0] * (first + 2) + [1] * (second + 1)
+    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"])[first + 1] == "[SEP]"
+    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"])[-1] == "[SEP]"
+
+
+def test_special_tokens_have_the_first_ids(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [0, 1, 2, 3, 4]
+
+
+def test_wordpiece_marks_an_unknown_character(wordpiece: PreTrainedTokenizerFast) -> None:
+    assert wordpiece.tokenize("a ж film") == ["a", "[UNK]", "film"]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("text", ["жук", "ελα", "電 影", "x➜y", "🦩", "qzx"])
+def test_bpe_and_unigram_know_every_character(
+    kind: str, text: str, trained: Mapping[str, PreTrainedTokenizerFast]
+) -> None:
+    tokenizer = trained[kind]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids).strip() == text
+
+
+def test_rows_of_emoji_are_words_of_one_emoji(wordpiece: PreTrainedTokenizerFast) -> None:
+    assert wordpiece.tokenize("good😍😍👍🏽") == [*wordpiece.tokenize("good"), "😍", "😍", "👍"]
+
+
+@pytest.mark.parametrize("emoji", ["😍", "🤖", "❤", "🪐"])
+def test_wordpiece_knows_emoji_that_no_text_taught(wordpiece: PreTrainedTokenizerFast, emoji: str) -> None:
+    assert wordpiece.tokenize(emoji) == [emoji]
+
+
+def test_truncation_keeps_the_limit_and_the_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    long, whole = (tokenizer("wonderful film " * 20, truncation=cut)["input_ids"] for cut in (True, False))
+    assert len(long) == MAX_LENGTH
+    assert long == [*whole[: MAX_LENGTH - 1], whole[-1]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "word"), [("Café  by @ann", "Café"), ("see https://t.co/x1 now", "now"), ("‘LOVE’ it", "LOVE"), ("👍🏽 film", "film")]
+)
+def test_offsets_point_into_the_raw_text(tokenizer: PreTrainedTokenizerFast, raw: str, word: str) -> None:
+    offsets = tokenizer(raw, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+    start = raw.index(word)
+    inside = [span for span in offsets if start <= span[0] and span[1] <= start + len(word) and span[0] < span[1]]
+    assert min(span[0] for span in inside) == start
+    assert max(span[1] for span in inside) == start + len(word)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("texts", [[], ["", "  \n"]], ids=["none", "blank"])
+def test_no_text_to_learn_from_is_refused(kind: str, texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="no text to train the tokenizer on"):
+        train_tokenizer(texts, kind=kind, vocab_size=400, show_progress=False)
+
+
+def test_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown tokenizer kind 'words'"):
+        train_tokenizer(["a"], kind="words", vocab_size=400)
+
+
+def test_files_are_read_line_by_line_in_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text("one 😍\ntwo\n\n", encoding="utf-8")
+    second.write_text("three", encoding="utf-8")
+    assert list(read_lines([first, second])) == ["one 😍", "two", "", "three"]
+
+
+def test_training_from_files_equals_training_from_their_lines(training_texts: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(training_texts) + "\n", encoding="utf-8")
+    from_files = train_tokenizer(read_lines([path]), kind="bpe", vocab_size=400, max_length=MAX_LENGTH, show_progress=False)
+    assert from_files.backend_tokenizer.to_str() == train("bpe", training_texts).backend_tokenizer.to_str()
