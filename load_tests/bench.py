@@ -34,7 +34,7 @@ from load_tests.results import (
     to_json,
     to_markdown,
 )
-from load_tests.servers import ROOT, ServerError, idle_cpu_percent, running
+from load_tests.servers import ROOT, ServerError, exit_on_sigterm, idle_cpu_percent, running
 from load_tests.texts import user_texts
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,6 +64,7 @@ class Plan:
 def main() -> int:
     """0; 1 if a server did not start. A missed promise does not fail the run: it is printed."""
     options = parser().parse_args()
+    exit_on_sigterm()
     RESULTS.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="valence-bench-") as folder:

@@ -14,6 +14,7 @@ from typing import Any
 
 from locust import FastHttpUser, events, task
 from locust.env import Environment
+from locust.exception import StopUser
 
 from load_tests.texts import user_texts
 
@@ -82,7 +83,7 @@ class ServiceUser(FastHttpUser):
         """One checked request, listed as `name`."""
         with self.client.post(path, json={"inputs": inputs}, headers=self.headers, name=name, catch_response=True) as response:
             if response.status_code != 200:
-                response.failure(f"status {response.status_code}: {(response.text or '')[:120]}")
+                response.failure(f"status {response.status_code}: {(response.text or str(response.error))[:120]}")
             elif fault := answer_fault(response, inputs):
                 response.failure(fault)
             else:
@@ -117,8 +118,10 @@ class MixedModelsUser(ServiceUser):
 
     def on_start(self) -> None:
         super().on_start()
-        models = self.client.get("/info", headers=self.headers, name="/info").json()["models"]
-        self.models = itertools.cycle([model["name"] for model in models])
+        response = self.client.get("/info", headers=self.headers, name="/info")
+        if response.status_code != 200:  # counted as a failure already
+            raise StopUser
+        self.models = itertools.cycle([model["name"] for model in response.json()["models"]])
 
     @task
     def next_model(self) -> None:

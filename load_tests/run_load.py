@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from load_tests.servers import ROOT, ServerError, running
+from load_tests.servers import ROOT, ServerError, exit_on_sigterm, running
 
 RESULTS = Path(__file__).parent / "results" / "locust"
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
@@ -22,6 +22,7 @@ LOCUSTFILE = Path(__file__).parent / "locustfile.py"
 def main() -> int:
     """0: all bounds were kept; 1: one was missed, or something failed; 2: the service did not start."""
     options, locust_arguments = parser().parse_known_args()
+    exit_on_sigterm()
     RESULTS.mkdir(parents=True, exist_ok=True)
     url = options.url or f"http://127.0.0.1:{options.port}"
     try:

@@ -1,5 +1,6 @@
 """Server processes for a load test: start, wait until ready, watch, stop."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,11 @@ def running(arguments: Sequence[str], *, ready_url: str, log: Path, timeout_s: f
         yield psutil.Process(process.pid)
     finally:
         stop(process)
+
+
+def exit_on_sigterm() -> None:
+    """Lets SIGTERM unwind this process as Ctrl-C does, so that the servers it started are stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,10 @@
 """The normalizer, and what the pipelines do before any text trains them."""
 
+import re
+
 import pytest
 
-from tokenizers_store.pipelines import EMOJI, SPECIAL_TOKENS, build_pipeline, emoji_alphabet, normalizer
+from tokenizers_store.pipelines import EMOJI, build_pipeline, emoji_alphabet, normalizer
 
 
 @pytest.mark.parametrize(
@@ -11,7 +13,7 @@ from tokenizers_store.pipelines import EMOJI, SPECIAL_TOKENS, build_pipeline, em
         ("see https://t.co/x1?a=b now", "see http now"),
         ("www.example.com", "http"),
         ("thanks @ann_9, @bob!", "thanks @, @!"),
-        ("‘it’s’ “fine” ´ok`", "'it's' \"fine\" 'ok'"),
+        ("‘it’s’ “fine” `ok`", "'it's' \"fine\" 'ok'"),
         ("👍🏽", "👍"),
         ("❤️", "❤"),
         ("👨\u200d👩", "👨👩"),
@@ -37,15 +39,7 @@ def test_unknown_kind_is_refused_by_naming_the_kinds() -> None:
         build_pipeline("word")
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
-def test_special_tokens_have_the_first_ids(kind: str) -> None:
-    tokenizer = build_pipeline(kind).tokenizer
-    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(len(SPECIAL_TOKENS)))
-
-
 def test_emoji_alphabet_is_single_code_points_of_the_ranges() -> None:
-    import re
-
     alphabet = emoji_alphabet()
     assert {"😍", "👍", "❤", "🤖"} <= set(alphabet)
     assert all(re.fullmatch(EMOJI, emoji) for emoji in alphabet)

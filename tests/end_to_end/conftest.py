@@ -1,0 +1,197 @@
+"""Real servers: `python -m service` in a process group of its own, spoken to over HTTP."""
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+READY_S = 180
+SAFETY_S = 60
+MODULES = "examples.keyword_pooling.architecture,failing_architecture"
+
+
+class Server:
+    """A running service. `client` holds keep-alive connections to it."""
+
+    def __init__(self, models: Mapping[str, Path], *flags: str, log: Path, headers: Mapping[str, str] | None = None) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.log = log
+        self.process = start(models, "--port", self.url.rpartition(":")[2], *flags, log=log)
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=SAFETY_S, limits=limits, trust_env=False)
+
+    def predict(self, inputs: Any, *, path: str = "/predict", headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
+        return self.client.post(path, json={"inputs": inputs, **fields}, headers=headers)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        families = text_string_to_metric_families(self.client.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def worker(self) -> psutil.Process:
+        """The process that holds the models: the only one that is spawned, the others are forked."""
+        (worker,) = (child for child in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(child.cmdline()))
+        return worker
+
+    def wait_until_ready(self) -> None:
+        """On fresh connections, so that each HTTP process is likely to be asked."""
+        wait_for(lambda: all(self.is_ready() for _ in range(8)), timeout_s=READY_S, alive=self)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(self.url + "/ready", timeout=SAFETY_S, trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @contextmanager
+    def slow_requests(self, count: int) -> Iterator[list[Future[httpx.Response]]]:
+        """`count` requests that a slow text keeps in flight, all accepted."""
+        with ThreadPoolExecutor(count) as pool:
+            futures = [pool.submit(self.predict, "slow", model="failing") for _ in range(count)]
+            wait_for(lambda: self.metric("valence_requests_in_flight") == count, timeout_s=SAFETY_S, alive=self)
+            yield futures
+
+    def leftovers(self) -> list[psutil.Process]:
+        """Processes of the group that still run."""
+        return [process for process in psutil.process_iter() if runs_in_group(process, self.process.pid)]
+
+    def assert_stopped_cleanly(self) -> None:
+        """Exit code 0, no process of the group left, no stack trace in the log."""
+        assert self.process.wait(SAFETY_S) == 0, self.log.read_text()
+        wait_for(lambda: not self.leftovers(), timeout_s=10)
+        assert "Traceback" not in self.log.read_text()
+
+    def close(self) -> None:
+        """Ends whatever a failed test left."""
+        self.client.close()
+        if self.process.poll() is None or self.leftovers():
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(SAFETY_S)
+
+
+def start(models: Mapping[str, Path], *flags: str, log: Path) -> subprocess.Popen[bytes]:
+    """`python -m service`, its output in `log`."""
+    served = ",".join(f"{name}={folder}" for name, folder in models.items())
+    command = [sys.executable, "-m", "service", "--models", served, "--import-modules", MODULES, "--host", "127.0.0.1", "--device", "cpu"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("VALENCE_", "PROMETHEUS_"))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [environment.get("PYTHONPATH")])])
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [*command, "--threads", "1", *flags], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def wait_for(condition: Callable[[], object], *, timeout_s: float, alive: Server | None = None) -> None:
+    """Polls; fails with the server's log when it has died or the time is up."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if alive is not None and alive.process.poll() is not None:
+            pytest.fail(f"the server ended with code {alive.process.returncode}:\n{alive.log.read_text()}")
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s} s" + (f":\n{alive.log.read_text()}" if alive is not None else ""))
+        time.sleep(0.02)
+
+
+def runs_in_group(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def by_label(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {item["label"]: item["score"] for item in scores}
+
+
+@pytest.fixture(scope="session")
+def scores_by_label() -> Callable[[Sequence[Mapping[str, Any]]], dict[str, float]]:
+    return by_label
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., None]:
+    return wait_for
+
+
+@pytest.fixture(scope="session")
+def models(
+    checkpoints: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory, training_texts: tuple[str, ...]
+) -> Mapping[str, Path]:
+    """The tiny checkpoints, and `failing`."""
+    sys.path.insert(0, str(HERE))
+    try:
+        architecture = importlib.import_module("failing_architecture")
+    finally:
+        sys.path.remove(str(HERE))
+    folder = tmp_path_factory.mktemp("failing")
+    architecture.make_checkpoint(folder, training_texts)
+    return {**checkpoints, "failing": folder}
+
+
+@pytest.fixture(scope="session")
+def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Every model, two HTTP processes, small limits. It must stop cleanly at the end of the run."""
+    flags = ("--http-processes", "2", "--payload-limit", "100000", "--max-client-batch-size", "64")
+    running = Server(models, *flags, log=tmp_path_factory.mktemp("server") / "log")
+    try:
+        running.wait_until_ready()
+        yield running
+        running.process.send_signal(signal.SIGTERM)
+        running.assert_stopped_cleanly()
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def start_server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts a server of one's own that serves `failing`; flags as given. Whatever still runs is killed afterwards."""
+    running: list[Server] = []
+
+    def start_one(*flags: str, **options: Any) -> Server:
+        log = tmp_path_factory.mktemp("server") / "log"
+        running.append(Server({"failing": models["failing"]}, *flags, log=log, **options))
+        running[-1].wait_until_ready()
+        return running[-1]
+
+    yield start_one
+    for one in running:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[int, str]]:
+    """Runs the service until it ends by itself: (exit code, log)."""
+
+    def run(models: Mapping[str, Path], *flags: str) -> tuple[int, str]:
+        log = tmp_path_factory.mktemp("launch") / "log"
+        process = start(models, "--port", str(free_port()), *flags, log=log)
+        try:
+            return process.wait(READY_S), log.read_text()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(SAFETY_S)
+
+    return run
