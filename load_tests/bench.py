@@ -159,7 +159,7 @@ def best_stock(plan: Plan, *, dtype: str, quick: bool) -> tuple[list[ServerResul
     if not grid:
         return [], None
     best = max(grid, key=lambda server: server.loads[0].report.requests_per_s)
-    return grid, measure_stock(plan, shlex.split(best.arguments), dtype=dtype, loads=plan.loads)
+    return grid, measure_stock(plan, shlex.split(best.settings), dtype=dtype, loads=plan.loads)
 
 
 def stock_configurations(cores: int) -> Iterable[list[str]]:
@@ -173,12 +173,21 @@ def stock_configurations(cores: int) -> Iterable[list[str]]:
 
 
 def measure_stock(plan: Plan, configuration: Sequence[str], *, dtype: str, loads: Iterable[tuple[int, int]]) -> ServerResult:
-    """Stock LitServe in one configuration. `arguments` of the result holds the configuration alone."""
+    """Stock LitServe in one configuration."""
     say(f"stock LitServe {shlex.join(configuration)}")
-    arguments = ["-m", "load_tests.peers.stock_litserve", "--model", plan.model, "--dtype", dtype, "--port", str(plan.port)]
-    with running([*arguments, *configuration], ready_url=f"{base_url(plan)}/health", log=plan.folder / "stock.log"):
+    arguments = [
+        *("-m", "load_tests.peers.stock_litserve", "--model", plan.model, "--dtype", dtype, "--port", str(plan.port)),
+        *configuration,
+    ]
+    with running(arguments, ready_url=f"{base_url(plan)}/health", log=plan.folder / "stock.log"):
         measured = measure_loads(plan, loads)
-    return ServerResult(name=f"stock LitServe {dtype}", dtype=dtype, arguments=shlex.join(configuration), loads=measured)
+    return ServerResult(
+        name=f"stock LitServe {dtype}",
+        dtype=dtype,
+        arguments=shlex.join(arguments),
+        settings=shlex.join(configuration),
+        loads=measured,
+    )
 
 
 def measure_valence(plan: Plan, dtype: str) -> ServerResult:

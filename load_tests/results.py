@@ -25,11 +25,12 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerResult:
-    """One server in one configuration. `dtype` is the arithmetic of its forward."""
+    """One server in one configuration. `dtype` is the arithmetic of its forward, `settings` what the grid chose among."""
 
     name: str
     dtype: str
     arguments: str
+    settings: str = ""
     loads: list[Measured]
     idle_cpu_percent: float | None = None
 
@@ -157,7 +158,7 @@ def to_markdown(results: Results) -> str:
             "## Stock LitServe: how its configuration was chosen",
             table(
                 ["settings", *LOAD_COLUMNS[1:]],
-                [[server.arguments, *row[1:]] for server in results.grid for row in load_rows(server)],
+                [[server.settings, *row[1:]] for server in results.grid for row in load_rows(server)],
             ),
         ]
     return "\n\n".join(parts).replace("`\n\n- ", "`\n- ") + "\n"
@@ -231,7 +232,7 @@ def save_plot(results: Results, path: Path) -> bool:
     axes.set_xticks([x + width * (len(servers) - 1) / 2 for x in range(len(loads))], [load_name(*load) for load in loads])
     axes.set_ylabel("texts/s")
     axes.set_title(f"{results.machine.get('accelerator', results.machine['cpu'])}, {results.machine['cores']} cores")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return True

@@ -38,6 +38,9 @@ class Recipe:
     vocab_size: int
     schedule: Schedule
     finish: Schedule
+    # Added to the logits of negative, neutral, positive at the end. Chosen on the dev sets: tweets call for more negatives
+    # than the training texts hold (macro-recall on tweeteval_val +2, in-domain macro-F1 -0.3).
+    class_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     license: str = "apache-2.0"
 
 
@@ -49,6 +52,7 @@ BERT = Recipe(
     vocab_size=20_000,
     schedule=Schedule(epochs=2, learning_rate=1e-4),
     finish=Schedule(epochs=1, learning_rate=5e-5, evaluations_per_epoch=1),
+    class_bias=(0.6, 0.0, 0.0),
 )
 LSTM = Recipe(
     name="sentiment-lstm",
@@ -123,7 +127,10 @@ def finish(
     """The last stage: a short pass over balanced classes and emoji, from labels alone."""
     examples = finishing_examples(splits.train, seed=runtime.seed)
     stage = replace(runtime, output_dir=runtime.output_dir / "finish")
-    return fine_tune(model, tokenizer, train=examples, dev=splits.dev, schedule=recipe.finish, runtime=stage)
+    finished = fine_tune(model, tokenizer, train=examples, dev=splits.dev, schedule=recipe.finish, runtime=stage)
+    with torch.no_grad():
+        finished.classifier.bias += torch.tensor(recipe.class_bias, device=finished.device)
+    return finished
 
 
 MAKERS = {BERT.name: make_bert, LSTM.name: make_lstm}
@@ -169,7 +176,8 @@ def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, comman
         license=recipe.license,
         tokenizer=f"{recipe.tokenizer_kind}, {model.config.vocab_size:,} tokens, `tokenizers_store/{recipe.name}`",
         command=command,
-        hyperparameters=asdict(recipe.schedule) | {f"finish: {name}": value for name, value in asdict(recipe.finish).items()},
+        hyperparameters=asdict(recipe.schedule) | {f"finish: {name}": value for name, value in asdict(recipe.finish).items()}
+        | {"class bias": str(recipe.class_bias)},
         train_sources=sources,
         quality=quality,
     )
