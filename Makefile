@@ -37,7 +37,7 @@ clean:
 $(VENV)/.serve: pyproject.toml constraints.txt
 	@echo "installing the service into $(VENV) (a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) torch $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX))
 	$(PIP) -e .
 	touch $@
 

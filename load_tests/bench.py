@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="python -m load_tests.bench", description=__doc__)
     result.add_argument("--model", default="models/checkpoints/sentiment-bert", help="checkpoint folder, for every server")
-    result.add_argument("--dtypes", default="float32", help="Valence's, comma-separated: float32,int8")
+    result.add_argument("--dtypes", default="float32", help="Valence's, comma-separated: float32,bfloat16")
     result.add_argument("--stock-dtype", default="float32", help="stock LitServe's")
     result.add_argument("--connections", default="1,64", help="for single texts, comma-separated")
     result.add_argument("--batch-connections", type=int, default=8, help=f"for requests of {BATCH_TEXTS} texts")
@@ -149,7 +149,7 @@ def bare_forward(plan: Plan, dtype: str) -> Forward:
 
 def best_stock(plan: Plan, *, dtype: str, quick: bool) -> tuple[list[ServerResult], ServerResult | None]:
     """Each configuration under 64 connections, and all loads on the fastest."""
-    configurations = list(stock_configurations(os.cpu_count() or 1))
+    configurations = list(stock_configurations(len(os.sched_getaffinity(0))))
     grid = []
     for configuration in configurations[:1] if quick else configurations:
         try:

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seconds", type=int, default=30)
     result.add_argument("--port", type=int, default=8000, help="where to start the service")
     result.add_argument("--url", help="load the service that runs here, and start none")
-    result.add_argument("--service", default="", help="more flags of the service, as one string: --service='--dtype int8'")
+    result.add_argument("--service", default="", help="more flags of the service, as one string: --service='--dtype bfloat16'")
     return result
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
@@ -53,7 +54,10 @@ def register_all(import_modules: Sequence[str]) -> None:
 
 def load_tokenizer(model: ServedModel) -> PreTrainedTokenizerFast:
     """The model's trained tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path, trust_remote_code=False)
+    except Exception as error:  # the Rust library raises bare Exception for a file that it can't read
+        raise CatalogError(f"{model.tokenizer_path / 'tokenizer.json'}: {_reason(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise CatalogError(f"{model.tokenizer_path}: not a fast tokenizer; save one with a tokenizer.json")
     return tokenizer
@@ -85,8 +89,8 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
 def _config(path: Path, settings: Settings) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    except (ValueError, OSError) as error:
-        raise CatalogError(f"{path / 'config.json'}: {_first_line(error)}") from error
+    except (ValueError, OSError, StrictDataclassError) as error:
+        raise CatalogError(f"{path / 'config.json'}: {_reason(error)}") from error
 
 
 def _tokenizer_path(path: Path, config: PreTrainedConfig, settings: Settings) -> Path:
@@ -110,5 +114,7 @@ def _check_vocabulary(model: ServedModel, config: PreTrainedConfig) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _reason(error: Exception) -> str:
+    """One line. A config's validators put what is wrong last, after "ValueError: "; other errors say it first."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].partition("Error: ")[2] or lines[-1].strip() if isinstance(error, StrictDataclassError) else lines[0]

@@ -17,7 +17,7 @@ from service.settings import Settings
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
 PADDED_GROUP_RATIO = 1.25
 
@@ -40,8 +40,6 @@ class Engine:
         self.packed = bool(getattr(type(model), "_supports_packed", False)) and settings.attn_implementation in ("auto", "packed")
         attention = _choose_attention(model, settings.attn_implementation, packed=self.packed)
         self.model = model.eval().to(self.device)
-        if self.dtype_name == "int8":
-            self.model = quantize_linears(self.model)
         self.pad_token_id = model.config.pad_token_id or 0
         self.details = {
             "device": device,
@@ -137,17 +135,6 @@ def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:
     return [*groups, texts[start:]]
 
 
-def quantize_linears(model: PreTrainedModel) -> PreTrainedModel:
-    """Linear layers with int8 weights, a scale per output channel, and int8 activations quantized as they come."""
-    import warnings
-
-    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return quantize_dynamic(model, {torch.nn.Linear: per_channel_dynamic_qconfig}, dtype=torch.qint8)
-
-
 def _load(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     return AutoModelForSequenceClassification.from_pretrained(
         served.path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
@@ -155,8 +142,6 @@ def _load(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -
 
 
 def _dtype_name(asked: str, device: torch.device) -> str:
-    if asked == "int8" and device.type != "cpu":
-        raise ValueError("--dtype int8 runs on CPU only; use bfloat16 on CUDA")
     if asked == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return asked

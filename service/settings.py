@@ -37,8 +37,8 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the forward runs.")
     workers_per_device: int = Field(default=1, ge=1, description="Model processes on each device.")
     threads: int = Field(default=0, ge=0, description="Threads of a CPU forward; 0: cores / workers.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
-        default="auto", description="Arithmetic; auto: bfloat16 on CUDA, float32 on CPU. int8: CPU only."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Arithmetic; auto: bfloat16 on CUDA, float32 on CPU."
     )
     attn_implementation: Literal["auto", "packed", "sdpa", "eager"] = Field(
         default="auto", description="Attention; auto: packed where the architecture can, else sdpa."

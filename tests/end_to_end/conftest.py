@@ -35,7 +35,9 @@ class Server:
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
         self.client = httpx.Client(base_url=self.url, headers=headers, timeout=SAFETY_S, limits=limits, trust_env=False)
 
-    def predict(self, inputs: Any, *, path: str = "/predict", headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
+    def predict(
+        self, inputs: Any, *, path: str = "/predict", headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
         return self.client.post(path, json={"inputs": inputs, **fields}, headers=headers)
 
     def metric(self, name: str, **labels: str) -> float:
@@ -89,7 +91,19 @@ class Server:
 def start(models: Mapping[str, Path], *flags: str, log: Path) -> subprocess.Popen[bytes]:
     """`python -m service`, its output in `log`."""
     served = ",".join(f"{name}={folder}" for name, folder in models.items())
-    command = [sys.executable, "-m", "service", "--models", served, "--import-modules", MODULES, "--host", "127.0.0.1", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--models",
+        served,
+        "--import-modules",
+        MODULES,
+        "--host",
+        "127.0.0.1",
+        "--device",
+        "cpu",
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("VALENCE_", "PROMETHEUS_"))}
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [environment.get("PYTHONPATH")])])
     with log.open("wb") as output:

@@ -60,7 +60,11 @@ def make_checkpoint(folder: Path, texts: tuple[str, ...]) -> None:
     assert tokenizer.unk_token_id not in (failing, slow)
     torch.manual_seed(0)
     config = FailingConfig(
-        vocab_size=len(tokenizer), failing_token_id=failing, slow_token_id=slow, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}
+        vocab_size=len(tokenizer),
+        failing_token_id=failing,
+        slow_token_id=slow,
+        id2label={0: "no", 1: "yes"},
+        label2id={"no": 0, "yes": 1},
     )
     FailingForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -105,7 +105,9 @@ def test_the_request_id_is_echoed_or_made(server: Any, inputs: Any) -> None:
     assert len(made) == 3
 
 
-@pytest.mark.parametrize("fields", [{"truncate": True}, {"overflow": "truncate"}, {}, {"parameters": {"truncation": True}}], ids=json.dumps)
+@pytest.mark.parametrize(
+    "fields", [{"truncate": True}, {"overflow": "truncate"}, {}, {"parameters": {"truncation": True}}], ids=json.dumps
+)
 def test_a_long_text_is_cut_at_the_limit(server: Any, fields: dict[str, Any]) -> None:
     answer = server.predict([LONG], **fields)
     assert answer.status_code == 200
@@ -161,7 +163,9 @@ def test_a_wrong_request_is_422(server: Any, body: Any, said: str) -> None:
     assert_error(server.client.post("/predict", json=body), 422, "validation", said)
 
 
-@pytest.mark.parametrize(("path", "fields"), [("/predict", {"model": "none"}), ("/models/none/predict", {}), ("/models//predict", {})])
+@pytest.mark.parametrize(
+    ("path", "fields"), [("/predict", {"model": "none"}), ("/models/none/predict", {}), ("/models//predict", {})]
+)
 def test_an_unknown_model_is_404(server: Any, path: str, fields: dict[str, str]) -> None:
     assert_error(server.predict("good", path=path, **fields), 404, "not_found", "no such model")
 
@@ -172,7 +176,8 @@ def test_an_unknown_route_is_404(server: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/predict"), ("PUT", "/"), ("DELETE", "/models/tiny-bert/predict"), ("POST", "/health"), ("POST", "/metrics")]
+    ("method", "path"),
+    [("GET", "/predict"), ("PUT", "/"), ("DELETE", "/models/tiny-bert/predict"), ("POST", "/health"), ("POST", "/metrics")],
 )
 def test_a_wrong_verb_is_405(server: Any, method: str, path: str) -> None:
     assert_error(server.client.request(method, path), 405, "method")
@@ -242,7 +247,24 @@ def test_an_error_shows_no_inside(server: Any, body: bytes) -> None:
 
 # -- scores -----------------------------------------------------------------------------------------------------------------
 
-WORDS = "a wonderful terrible film phone the train good bad not at all 😍 funny boring day".split()
+WORDS = [
+    "a",
+    "wonderful",
+    "terrible",
+    "film",
+    "phone",
+    "the",
+    "train",
+    "good",
+    "bad",
+    "not",
+    "at",
+    "all",
+    "😍",
+    "funny",
+    "boring",
+    "day",
+]
 TEXTS = [" ".join(WORDS[place % 7 : place % 7 + 1 + place % 11] + WORDS[-(place % 5) - 1 :]) for place in range(32)]
 
 

@@ -119,7 +119,9 @@ def test_take_waits_for_a_text(first: Job | None) -> None:
 
 
 def test_token_ids_and_types_are_cut_by_text() -> None:
-    message = Job(0, 0, time.monotonic() + 60, 0, [2, 3], np.arange(5, dtype="<i4").tobytes(), np.array([0, 0, 0, 1, 1], "<i4").tobytes())
+    message = Job(
+        0, 0, time.monotonic() + 60, 0, [2, 3], np.arange(5, dtype="<i4").tobytes(), np.array([0, 0, 0, 1, 1], "<i4").tobytes()
+    )
     _, (first, second) = queue_of(message).take()
     assert (first.text.ids.tolist(), second.text.ids.tolist()) == ([0, 1], [2, 3, 4])
     assert first.text.types is not None

@@ -57,7 +57,10 @@ def test_an_entry_that_is_not_name_and_folder_is_refused(entry: str) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    assert refusal(f"a={tmp_path}/none") == f"{tmp_path.resolve()}/none/config.json: no such file; --models a must name a checkpoint folder"
+    assert (
+        refusal(f"a={tmp_path}/none")
+        == f"{tmp_path.resolve()}/none/config.json: no such file; --models a must name a checkpoint folder"
+    )
 
 
 def test_a_folder_without_a_config_is_refused(folder: Path) -> None:
@@ -84,7 +87,9 @@ def test_a_named_tokenizer_that_is_missing_is_refused(folder: Path, tmp_path: Pa
 
 def test_a_tokenizer_of_another_checkpoint_is_refused(folder: Path) -> None:
     edit_config(folder, vocab_size=10)
-    assert re.search(r"tokenizer.json: \d+ tokens, but .*config.json has vocab_size 10; .* another checkpoint", refusal(f"a={folder}"))
+    assert re.search(
+        r"tokenizer.json: \d+ tokens, but .*config.json has vocab_size 10; .* another checkpoint", refusal(f"a={folder}")
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,11 @@ def test_the_version_is_the_one_that_was_read() -> None:
 
 def test_the_loop_is_called_with_api_device_and_worker_id_first() -> None:
     tree = ast.parse(textwrap.dedent(inspect.getsource(inference_worker)))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "loop"]
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "loop"
+    ]
     (call,) = calls
     assert [argument.id for argument in call.args[:3] if isinstance(argument, ast.Name)] == ["lit_api", "device", "worker_id"]
     assert not call.keywords

@@ -82,9 +82,7 @@ def test_wordpiece_marks_an_unknown_character(wordpiece: PreTrainedTokenizerFast
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("text", ["жук", "ελα", "電 影", "x→y", "🦩", "qzx"])
-def test_bpe_and_unigram_know_every_character(
-    kind: str, text: str, trained: Mapping[str, PreTrainedTokenizerFast]
-) -> None:
+def test_bpe_and_unigram_know_every_character(kind: str, text: str, trained: Mapping[str, PreTrainedTokenizerFast]) -> None:
     tokenizer = trained[kind]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.unk_token_id not in ids
