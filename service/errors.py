@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: Python sets an exception's traceback
 class ServiceError(Exception):
     """An answer other than 200. `message` names the limit and the value; never a path, a setting's value or a stack."""
 

@@ -85,7 +85,7 @@ class PredictRequest:
 
 
 def parse_predict(body: bytes) -> PredictRequest:
-    """The request in `body`. ServiceError 400 if it is not a JSON object or holds no text, 422 where a field is wrong."""
+    """The request in `body`. ServiceError 400 if it is not JSON or holds no text, 422 where a type or a field is wrong."""
     try:
         fields = BODY.validate_json(body)
     except ValidationError as error:

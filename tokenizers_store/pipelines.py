@@ -42,9 +42,9 @@ def normalizer() -> normalizers.Normalizer:
             normalizers.Replace(Regex(r"(https?://|www\.)\S+"), "http"),
             normalizers.Replace(Regex(r"@\w+"), "@"),
             normalizers.Replace(Regex(EMOJI_MODIFIER), ""),
-            normalizers.NFKC(),
-            normalizers.Replace(Regex("[\u2018\u2019\u00b4`]"), "'"),
+            normalizers.Replace(Regex("[\u2018\u2019\u00b4`]"), "'"),  # before NFKC, which would split U+00B4
             normalizers.Replace(Regex("[\u201c\u201d]"), '"'),
+            normalizers.NFKC(),
             # Its Chinese handling surrounds each ideograph with spaces: a sentence does not become one unknown word.
             normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True),
             normalizers.Replace(Regex(r"\s+"), " "),
