@@ -118,17 +118,17 @@ class Edge:
             metrics.FAILURES.labels("internal").inc()
             answer = error_answer(ServiceError(500, "internal", "the service failed on this request"))
         metrics.answered(route, call.model, answer.status).inc()
-        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, (b"x-request-id", request_id)]})
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, (b"x-request-id", request_id)]}
+        )
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _dispatch(self, call: Call) -> Answer:
         path, method = call.scope["path"], call.scope["method"]
-        if path.startswith("/models/") and path.endswith("/predict"):
-            allowed, handler = "POST", self.predict
-        elif path in self.routes:
-            allowed, handler = self.routes[path]
-        else:
+        route = self._route_name(path)
+        if route == "other":
             raise errors.not_found("no such route; POST /predict scores texts, GET /docs lists the routes")
+        allowed, handler = self.routes[route if route in self.routes else "/predict"]
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             raise ServiceError(405, "method", f"this route takes {allowed}")
         if self.key is not None and path not in ("/health", "/ready", "/metrics"):
@@ -167,7 +167,7 @@ class Edge:
         request = parse_predict(await read_body(call, self.settings.payload_limit, timeout_s))
         if len(request.texts) > self.settings.max_client_batch_size:
             raise errors.validation(
-                f"inputs: {len(request.texts)} texts exceed the limit of {self.settings.max_client_batch_size}; send fewer a request"
+                f"inputs: {len(request.texts)} texts exceed the limit of {self.settings.max_client_batch_size}; send fewer"
             )
         place = self._place(call, request)
         call.model = self.catalog[place].name
@@ -205,9 +205,7 @@ class Edge:
         if sum(len(text) + len(partner or "") for text, partner in request.texts) <= INLINE_CHARACTERS:
             tokens = encoder.encode(request.texts, truncate=truncate, from_left=request.truncate_left)
         else:
-            tokens = await asyncio.to_thread(
-                encoder.encode, request.texts, truncate=truncate, from_left=request.truncate_left
-            )
+            tokens = await asyncio.to_thread(encoder.encode, request.texts, truncate=truncate, from_left=request.truncate_left)
         self.meters[place].tokenization.observe(time.perf_counter() - started_at)
         return tokens
 

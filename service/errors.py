@@ -27,7 +27,9 @@ def not_found(what: str) -> ServiceError:
 
 
 def payload_too_large(limit: int) -> ServiceError:
-    return ServiceError(413, "payload_too_large", f"the body is larger than the limit of {limit} bytes; send fewer or shorter texts")
+    return ServiceError(
+        413, "payload_too_large", f"the body is larger than the limit of {limit} bytes; send fewer or shorter texts"
+    )
 
 
 def backend(index: int) -> ServiceError:

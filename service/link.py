@@ -5,6 +5,7 @@ answered 503 at once, and the link reconnects when the replacement listens.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -72,10 +73,8 @@ class Link(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         while True:
             if self._transport is None:
-                try:
+                with contextlib.suppress(OSError):  # the worker does not listen yet
                     await loop.create_unix_connection(lambda: self, str(self.path))
-                except OSError:
-                    pass  # the worker does not listen yet
             await asyncio.sleep(RECONNECT_S)
 
     def submit(self, tokens: Tokens, *, model: int, deadline: float) -> tuple[int, asyncio.Future[Reply]]:

@@ -23,8 +23,12 @@ TOKENS_TOTAL = Counter("valence_tokens", "Tokens computed.", ["model", "kind"])
 FAILURES = Counter("valence_failures", "Requests answered with an error.", ["error_type"])
 WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death.", ["device"])
 
-REQUEST_DURATION = Histogram("valence_request_duration_seconds", "From the request's head to its answer.", ["model"], buckets=SECONDS)
-TOKENIZATION_DURATION = Histogram("valence_tokenization_duration_seconds", "Tokenization of a request.", ["model"], buckets=SECONDS)
+REQUEST_DURATION = Histogram(
+    "valence_request_duration_seconds", "From the request's head to its answer.", ["model"], buckets=SECONDS
+)
+TOKENIZATION_DURATION = Histogram(
+    "valence_tokenization_duration_seconds", "Tokenization of a request.", ["model"], buckets=SECONDS
+)
 QUEUE_DURATION = Histogram("valence_queue_duration_seconds", "A text's wait for its batch.", ["model"], buckets=SECONDS)
 INFERENCE_DURATION = Histogram("valence_inference_duration_seconds", "One batch's forward.", ["model"], buckets=SECONDS)
 INPUT_TOKENS = Histogram("valence_input_tokens", "Tokens of one text.", ["model"], buckets=TOKENS)
@@ -115,8 +119,6 @@ def describe(version: str, models: Sequence[tuple[str, str]]) -> None:
     BUILD_INFO.labels(version, torch.__version__, transformers.__version__).set(1)
     for model, architecture in models:
         MODEL_INFO.labels(model, architecture).set(1)
-
-
 
 
 assert os.environ.get("PROMETHEUS_MULTIPROC_DIR"), "service.__main__ sets the directory before it imports the service"

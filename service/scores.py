@@ -1,7 +1,7 @@
 """Logits to labelled scores, by the checkpoint's `problem_type` or as the request asks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from service.wire import Function
@@ -40,4 +40,4 @@ def sigmoid(logits: Sequence[float]) -> list[float]:
     return [1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x)) for x in logits]
 
 
-FUNCTIONS = {"softmax": softmax, "sigmoid": sigmoid, "none": list}
+FUNCTIONS: dict[Function, Callable[[Sequence[float]], list[float]]] = {"softmax": softmax, "sigmoid": sigmoid, "none": list}

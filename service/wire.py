@@ -1,7 +1,7 @@
 """The JSON of `/predict`: one set of types validates a request and generates its schema.
 
-    >>> parse_predict(b'{"inputs": ["good", "bad"]}').texts
-    [('good', None), ('bad', None)]
+>>> parse_predict(b'{"inputs": ["good", "bad"]}').texts
+[('good', None), ('bad', None)]
 """
 
 from dataclasses import dataclass
@@ -141,7 +141,9 @@ def _readable(error: ValidationError) -> errors.ServiceError:
     first = faults[0]
     place = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
-        return errors.ServiceError(400, "validation", "the body is not valid JSON: " + first["msg"].removeprefix("Invalid JSON: "))
+        return errors.ServiceError(
+            400, "validation", "the body is not valid JSON: " + first["msg"].removeprefix("Invalid JSON: ")
+        )
     if not place:
         return errors.validation("the body must be a JSON object with the field inputs")
     if place[0] in ("inputs", "text"):

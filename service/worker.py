@@ -92,9 +92,7 @@ class WorkerLoop(LitLoop):
             inference_s = time.monotonic() - started_at
             connections.send(answers(batch, logits, failed, started_at=started_at, inference_s=inference_s))
             padding = lit_api.engines[model].padding([text.text for text in batch])
-            batch_meter.observe(
-                model, batch, started_at=started_at, inference_s=inference_s, failed=len(failed), padding=padding
-            )
+            batch_meter.observe(model, batch, started_at=started_at, inference_s=inference_s, failed=len(failed), padding=padding)
 
 
 def score(engine: Engine, batch: Sequence[QueuedText]) -> tuple[dict[int, FloatArray], set[int]]:

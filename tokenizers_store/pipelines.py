@@ -69,7 +69,14 @@ def emoji_alphabet() -> list[str]:
     """Every emoji of one code point that the `EMOJI` ranges hold and Unicode names."""
     import unicodedata
 
-    ranges = ((0x1F300, 0x1F3FA), (0x1F400, 0x1F64F), (0x1F680, 0x1F6FF), (0x1F900, 0x1F9FF), (0x1FA70, 0x1FAFF), (0x2600, 0x27BF))
+    ranges = (
+        (0x1F300, 0x1F3FA),
+        (0x1F400, 0x1F64F),
+        (0x1F680, 0x1F6FF),
+        (0x1F900, 0x1F9FF),
+        (0x1FA70, 0x1FAFF),
+        (0x2600, 0x27BF),
+    )
     points = (chr(point) for first, last in ranges for point in range(first, last + 1))
     return [point for point in points if unicodedata.name(point, "")]
 

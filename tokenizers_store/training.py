@@ -22,8 +22,8 @@ def train_tokenizer(
     length: int | None = None,
     show_progress: bool = True,
 ) -> PreTrainedTokenizerFast:
-    """Trains on `texts`. The same texts give the same BPE tokenizer; WordPiece and Unigram the same but for ids and ties, which the
-    Rust trainers order by a hash map.
+    """Trains on `texts`. The same texts give the same BPE tokenizer; WordPiece and Unigram the same but for ids and ties,
+    which the Rust trainers order by a hash map.
 
     `max_length` is the model's limit in tokens, special ones included; `length` the number of texts, for the progress bar.
     Raises ValueError when there is no text to learn from.

@@ -60,9 +60,7 @@ def _flash(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # torch >= 2.11; its import compiles nothing but needs CUDA to run
 
-    return varlen_attn(
-        query_TNH, key_TNH, value_TNH, cu_seq_lens, cu_seq_lens, max_length, max_length, scale=scaling
-    )
+    return varlen_attn(query_TNH, key_TNH, value_TNH, cu_seq_lens, cu_seq_lens, max_length, max_length, scale=scaling)
 
 
 def _by_equal_lengths(
@@ -76,8 +74,7 @@ def _by_equal_lengths(
     outputs = []
     for start, end, length in equal_length_runs(cu_seq_lens.tolist()):
         query, key, value = (
-            states_TNH[start:end].unflatten(0, (-1, length)).transpose(1, 2)
-            for states_TNH in (query_TNH, key_TNH, value_TNH)
+            states_TNH[start:end].unflatten(0, (-1, length)).transpose(1, 2) for states_TNH in (query_TNH, key_TNH, value_TNH)
         )
         attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))

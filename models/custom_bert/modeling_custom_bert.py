@@ -278,7 +278,7 @@ class CustomBertModel(CustomBertPreTrainedModel):
     def _check_length(self, inputs: torch.Tensor, position_ids: torch.Tensor | None) -> None:
         if position_ids is None and inputs.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
-                f"{inputs.shape[1]} tokens exceed max_position_embeddings {self.config.max_position_embeddings}; truncate the text"
+                f"{inputs.shape[1]} tokens exceed max_position_embeddings {self.config.max_position_embeddings}; truncate"
             )
 
     def _make_mask(

@@ -151,10 +151,12 @@ class SentimentLstmModel(SentimentLstmPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        inputs = input_ids if input_ids is not None else inputs_embeds
+        inputs = inputs_embeds if input_ids is None else input_ids
+        assert inputs is not None
         is_token_BL, lengths_S = _find_tokens(inputs, attention_mask, cu_seq_lens_q)
         texts = Texts.of_lengths(lengths_S, device=inputs.device)
-        embeddings_TE = self.embeddings(input_ids[is_token_BL]) if inputs_embeds is None else inputs_embeds[is_token_BL]
+        tokens = inputs[is_token_BL]
+        embeddings_TE = self.embeddings(tokens) if inputs_embeds is None else tokens
         hidden_TD = self.encoder(embeddings_TE, texts)
         hidden_BLD = hidden_TD.new_zeros(*is_token_BL.shape, hidden_TD.shape[1])
         hidden_BLD[is_token_BL] = hidden_TD

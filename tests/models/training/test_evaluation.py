@@ -63,9 +63,7 @@ def test_probes_are_distinct_and_cover_every_class() -> None:
     assert {probe.source for probe in probes} == {PROBES.stem}
 
 
-@pytest.mark.parametrize(
-    ("text", "label"), [("I love it!", POSITIVE), ("I hate it.", NEGATIVE), ("It is a table.", NEUTRAL)]
-)
+@pytest.mark.parametrize(("text", "label"), [("I love it!", POSITIVE), ("I hate it.", NEGATIVE), ("It is a table.", NEUTRAL)])
 def test_vader_tells_plain_cases(text: str, label: int) -> None:
     assert vader()([text]) == [label]
 
