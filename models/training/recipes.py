@@ -174,7 +174,7 @@ def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, comman
         description=recipe.description,
         parameters=model.num_parameters(),
         license=recipe.license,
-        tokenizer=f"{recipe.tokenizer_kind}, {model.config.vocab_size:,} tokens, `tokenizers_store/{recipe.name}`",
+        tokenizer=f"tokenizers_store/{recipe.name} ({recipe.tokenizer_kind}, {model.config.vocab_size:,} tokens)",
         command=command,
         hyperparameters=asdict(recipe.schedule)
         | {f"finish: {name}": value for name, value in asdict(recipe.finish).items()}
