@@ -266,7 +266,7 @@ def expected_loss(problem_type: str, logits: torch.Tensor, labels: torch.Tensor)
 class TestTraining:
     def test_gradient_checkpointing_gives_equal_gradients_or_is_refused(self, model, batches):
         if not model.supports_gradient_checkpointing:
-            with pytest.raises(ValueError, match="does not support (gradient|activation) checkpointing"):
+            with pytest.raises(ValueError, match=r"does not support (gradient|activation) checkpointing"):
                 model.gradient_checkpointing_enable()
             return
         expected = gradients(model, batches)
