@@ -106,7 +106,7 @@ class Edge:
         request_id = call.headers.get(b"x-request-id", b"")[:128] or uuid.uuid4().hex.encode()
         route = self._route_name(scope["path"])
         try:
-            answer = await self._dispatch(call)
+            answer = await self._dispatch(call, route)
         except ServiceError as error:
             metrics.FAILURES.labels(error.error_type).inc()
             answer = error_answer(error)
@@ -123,9 +123,8 @@ class Edge:
         )
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _dispatch(self, call: Call) -> Answer:
+    async def _dispatch(self, call: Call, route: str) -> Answer:
         path, method = call.scope["path"], call.scope["method"]
-        route = self._route_name(path)
         if route == "other":
             raise errors.not_found("no such route; POST /predict scores texts, GET /docs lists the routes")
         allowed, handler = self.routes[route if route in self.routes else "/predict"]
