@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
 from models import register_architectures
+from models.int8 import RANGES_FILE, RangesError, load_ranges
 from service.settings import Settings
 
 
@@ -70,8 +71,10 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
     path = Path(folder).expanduser().resolve()
     if not (path / "config.json").is_file():
         raise CatalogError(f"{path / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
-    if not any(path.glob("*.safetensors")):
+    if not any(file.name != RANGES_FILE for file in path.glob("*.safetensors")):
         raise CatalogError(f"{path}: no *.safetensors file; pickled weights are not loaded, save with safetensors")
+    if settings.dtype == "int8":
+        _check_ranges(path)
     config = _config(path, settings)
     model = ServedModel(
         name=name,
@@ -84,6 +87,13 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
     )
     _check_vocabulary(model, config)
     return model
+
+
+def _check_ranges(path: Path) -> None:
+    try:
+        load_ranges(path)
+    except RangesError as error:
+        raise CatalogError(str(error)) from error
 
 
 def _config(path: Path, settings: Settings) -> PreTrainedConfig:

@@ -1,14 +1,19 @@
 """`python -m service.forward_rate`: what the served forward does on this machine with no HTTP before it.
 
-The upper bound to hold a server's figures against: the same engine, dtype, threads and token budget, on texts already tokenized.
+The upper bound to hold a server's figures against: the same engine, dtype, workers, threads and token budget, on texts already
+tokenized.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import torch
 
@@ -18,25 +23,30 @@ from service.frames import id_array
 from service.settings import Settings
 from service.tokenization import TextEncoder
 
+LOADING_S = 300
+
 
 def main() -> None:
     """Prints texts/s in full batches, and the median time of one text."""
     options = parser().parse_args()
-    settings = Settings(models=(f"model={options.model}",), dtype=options.dtype, device=options.device, threads=options.threads)
+    settings = Settings(
+        models=(f"model={options.model}",),
+        dtype=options.dtype,
+        device=options.device,
+        threads=options.threads,
+        workers_per_device=options.workers_per_device,
+    )
     device = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device.replace("auto", "cpu")
-    if device == "cpu":
-        torch.set_num_threads(settings.thread_count())
-    (served,) = load_catalog(settings)
-    engine = Engine(served, device=device, settings=settings)
-    encoder = TextEncoder(load_tokenizer(served).backend_tokenizer, max_length=served.max_length)
-    lines = options.texts.read_text(encoding="utf-8").splitlines()
-    texts = [text_ids(encoder, line) for line in lines if line.strip()]
-    report = {
-        "texts_per_s": texts_per_s(engine, token_batches(texts, settings.batch_tokens(device)), seconds=options.seconds),
-        "one_text_p50_ms": one_text_p50_ms(engine, texts),
-        "mean_tokens": statistics.mean(len(text.ids) for text in texts),
-        **engine.details,
-    }
+    workers = settings.worker_count(device)
+    context = multiprocessing.get_context("spawn")
+    with multiprocessing.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        ready = manager.Barrier(workers)
+        jobs = [
+            pool.submit(measure, settings, device, texts=options.texts, seconds=options.seconds, ready=ready, first=index == 0)
+            for index in range(workers)
+        ]
+        reports = [job.result() for job in jobs]
+    report = reports[0] | {"texts_per_s": sum(found["texts_per_s"] for found in reports), "workers": workers}
     print(json.dumps(report) if options.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
 
 
@@ -47,10 +57,28 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--texts", type=Path, required=True, help="a text a line")
     result.add_argument("--dtype", default="auto")
     result.add_argument("--device", default="auto")
-    result.add_argument("--threads", type=int, default=0)
+    result.add_argument("--threads", type=int, default=0, help="of each worker; 0: as the service would")
+    result.add_argument("--workers-per-device", type=int, default=0, help="processes at once; 0: as the service would")
     result.add_argument("--seconds", type=float, default=10.0, help="how long to measure full batches")
     result.add_argument("--json", action="store_true")
     return result
+
+
+def measure(settings: Settings, device: str, *, texts: Path, seconds: float, ready: Barrier, first: bool) -> dict[str, Any]:
+    """One worker's share: first one text's time, with the others idle; then its texts/s, all together."""
+    if device == "cpu":
+        torch.set_num_threads(settings.thread_count())
+    (served,) = load_catalog(settings)
+    engine = Engine(served, device=device, settings=settings)
+    encoder = TextEncoder(load_tokenizer(served).backend_tokenizer, max_length=served.max_length)
+    encoded = [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    report = {"mean_tokens": statistics.mean(len(text.ids) for text in encoded), **engine.details}
+    ready.wait(LOADING_S)
+    if first:
+        report["one_text_p50_ms"] = one_text_p50_ms(engine, encoded)
+    ready.wait(LOADING_S)
+    batches = token_batches(encoded, settings.batch_tokens(device))
+    return {"texts_per_s": texts_per_s(engine, batches, seconds=seconds), **report}
 
 
 def text_ids(encoder: TextEncoder, text: str) -> TextIds:

@@ -12,7 +12,7 @@ import litserve as ls
 import torch
 
 from service import __version__, metrics, openapi
-from service.catalog import load_catalog, load_tokenizer
+from service.catalog import CatalogError, load_catalog, load_tokenizer
 from service.edge import Edge
 from service.logs import configure_logging
 from service.settings import Settings
@@ -54,13 +54,16 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
 
 def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
     """The server, not yet running; no process is started and no weight read."""
+    accelerator = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.dtype == "int8" and accelerator != "cpu":
+        raise CatalogError("--dtype int8 is for the CPU; on CUDA choose bfloat16, or --device cpu")
     catalog = load_catalog(settings)
     metrics.describe(__version__, [(model.name, model.architecture) for model in catalog])
-    accelerator = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    workers = settings.worker_count(accelerator)
     server = ls.LitServer(
         WorkerApi(settings, catalog, WorkerLoop(runtime_dir)),
         accelerator=accelerator,
-        workers_per_device=settings.workers_per_device,
+        workers_per_device=workers,
         restart_workers=True,
         timeout=False,
     )
@@ -72,7 +75,7 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
         settings=settings,
         catalog=catalog,
         encoders=[TextEncoder(load_tokenizer(model).backend_tokenizer, max_length=model.max_length) for model in catalog],
-        sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * settings.workers_per_device)],
+        sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * workers)],
         http_processes=settings.http_process_count(accelerator),
     )
     return server

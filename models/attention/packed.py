@@ -5,6 +5,9 @@ no padding is computed. On CUDA torch's variable-length Flash attention does it 
 length is one dense batch, so a batch sorted by length takes as many calls as it has lengths:
 
     lengths 5 5 5 9 9  ->  sdpa over (3, N, 5, H), then over (2, N, 9, H)
+
+Queries may be fewer than keys: `cu_seq_lens_q` and `cu_seq_lens_k` cut each of the two (a classifier's last layer asks for the
+first token of each text alone). `Q` counts queries, `T` keys.
 """
 
 from collections.abc import Iterator
@@ -25,72 +28,72 @@ def register_packed_attention() -> None:
 
 def packed_attention_forward(
     module: nn.Module,
-    query_1NTH: torch.Tensor,
+    query_1NQH: torch.Tensor,
     key_1NTH: torch.Tensor,
     value_1NTH: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention output (1, T, N, H). Raises ValueError for a padded batch, whose padding this backend would attend to."""
+    """Attention output (1, Q, N, H). Raises ValueError for a padded batch, whose padding this backend would attend to."""
     if cu_seq_lens_q is None:
         raise ValueError(
             f'attention "{NAME}" takes packed input only (cu_seq_lens_q is missing); load with attn_implementation="sdpa" '
             "for padded batches"
         )
-    query_TNH, key_TNH, value_TNH = (states[0].transpose(0, 1) for states in (query_1NTH, key_1NTH, value_1NTH))
-    if query_TNH.is_cuda and query_TNH.dtype in (torch.float16, torch.bfloat16):
-        assert max_length_q is not None, "CUDA needs max_length_q"
-        output_TNH = _flash(query_TNH, key_TNH, value_TNH, cu_seq_lens_q, max_length_q, scaling)
+    if cu_seq_lens_k is None:
+        cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
+    query_QNH, key_TNH, value_TNH = (states[0].transpose(0, 1) for states in (query_1NQH, key_1NTH, value_1NTH))
+    if query_QNH.is_cuda and query_QNH.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn  # torch >= 2.11; its import compiles nothing but needs CUDA to run
+
+        output_QNH = varlen_attn(
+            query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling
+        )
     else:
-        output_TNH = _by_equal_lengths(query_TNH, key_TNH, value_TNH, cu_seq_lens_q, scaling, dropout)
-    return output_TNH.unsqueeze(0), None
-
-
-def _flash(
-    query_TNH: torch.Tensor,
-    key_TNH: torch.Tensor,
-    value_TNH: torch.Tensor,
-    cu_seq_lens: torch.Tensor,
-    max_length: int,
-    scaling: float | None,
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.11; its import compiles nothing but needs CUDA to run
-
-    return varlen_attn(query_TNH, key_TNH, value_TNH, cu_seq_lens, cu_seq_lens, max_length, max_length, scale=scaling)
+        bounds = (cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist())
+        output_QNH = _by_equal_lengths(query_QNH, key_TNH, value_TNH, bounds, scaling=scaling, dropout=dropout)
+    return output_QNH.unsqueeze(0), None
 
 
 def _by_equal_lengths(
-    query_TNH: torch.Tensor,
+    query_QNH: torch.Tensor,
     key_TNH: torch.Tensor,
     value_TNH: torch.Tensor,
-    cu_seq_lens: torch.Tensor,
+    bounds: tuple[list[int], list[int]],
+    *,
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
+    query_bounds, key_bounds = bounds
     outputs = []
-    for start, end, length in equal_length_runs(cu_seq_lens.tolist()):
+    for first, end in equal_length_runs(query_bounds, key_bounds):
+        texts = end - first
         query, key, value = (
-            states_TNH[start:end].unflatten(0, (-1, length)).transpose(1, 2) for states_TNH in (query_TNH, key_TNH, value_TNH)
+            states[cut[first] : cut[end]].unflatten(0, (texts, -1)).transpose(1, 2)
+            for states, cut in ((query_QNH, query_bounds), (key_TNH, key_bounds), (value_TNH, key_bounds))
         )
         attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    padding = query_TNH.shape[0] - int(cu_seq_lens[-1])
-    if padding or not outputs:  # tokens after the last text: nothing reads them
-        outputs.append(torch.zeros_like(query_TNH[:padding]))
+    done = sum(map(len, outputs))
+    if done < len(query_QNH):  # after the last text, and of empty ones: nothing reads them
+        outputs.append(torch.zeros_like(query_QNH[done:]))
     return torch.cat(outputs)
 
 
-def equal_length_runs(bounds: list[int]) -> Iterator[tuple[int, int, int]]:
-    """(first token, end token, length) of each run of neighbouring texts of one length; empty texts are skipped.
+def equal_length_runs(query_bounds: list[int], key_bounds: list[int]) -> Iterator[tuple[int, int]]:
+    """(first, end) of each run of neighbouring texts with the same numbers of queries and keys; empty texts are skipped.
 
-    >>> list(equal_length_runs([0, 2, 4, 9]))
-    [(0, 4, 2), (4, 9, 5)]
+    >>> list(equal_length_runs([0, 2, 4, 9], [0, 2, 4, 9]))
+    [(0, 2), (2, 3)]
     """
-    spans = ((start, end) for start, end in pairwise(bounds) if end > start)
-    for length, run in groupby(spans, key=lambda span: span[1] - span[0]):
+    sizes = [(q1 - q0, k1 - k0) for (q0, q1), (k0, k1) in zip(pairwise(query_bounds), pairwise(key_bounds), strict=True)]
+    for (_, keys), run in groupby(range(len(sizes)), key=sizes.__getitem__):
         texts = list(run)
-        yield texts[0][0], texts[-1][1], length
+        if keys:
+            yield texts[0], texts[-1] + 1

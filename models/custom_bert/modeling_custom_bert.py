@@ -26,6 +26,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_custom_bert import CustomBertConfig
 
+# Backends that take fewer queries than keys, as `pooled_only` needs.
+FIRST_TOKEN_ATTENTION = ("eager", "sdpa", "packed")
+
 
 def eager_attention_forward(
     module: nn.Module,
@@ -90,22 +93,40 @@ class CustomBertSelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value: nn.Linear | None = None  # `fuse_projections` makes it
 
     def forward(
-        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_BLD: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        query_hidden_BQD: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_BLD.shape[:-1], -1, self.head_size)
-        query_BNLH = self.query(hidden_BLD).view(heads).transpose(1, 2)
-        key_BNLH = self.key(hidden_BLD).view(heads).transpose(1, 2)
-        value_BNLH = self.value(hidden_BLD).view(heads).transpose(1, 2)
+        """Context (B, Q, D) of the tokens in `query_hidden_BQD`, which are all tokens unless given."""
+        if query_hidden_BQD is None:
+            query_hidden_BQD = hidden_BLD
+        heads = (self.config.num_attention_heads, self.head_size)
+        if self.query_key_value is not None:
+            projected = self.query_key_value(hidden_BLD).chunk(3, dim=-1)
+        else:
+            projected = self.query(query_hidden_BQD), self.key(hidden_BLD), self.value(hidden_BLD)
+        query_BNQH, key_BNLH, value_BNLH = (states.unflatten(-1, heads).transpose(1, 2) for states in projected)
         attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.dropout_prob if self.training else 0.0
-        context_BLNH, probabilities = attend(
-            self, query_BNLH, key_BNLH, value_BNLH, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        context_BQNH, probabilities = attend(
+            self, query_BNQH, key_BNLH, value_BNLH, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-        return context_BLNH.reshape(hidden_BLD.shape), probabilities
+        return context_BQNH.reshape(query_hidden_BQD.shape), probabilities
+
+    def fuse_projections(self) -> None:
+        """One matrix product for query, key and value, for inference: the three layers are gone afterwards."""
+        layers = (self.query, self.key, self.value)
+        self.query_key_value = nn.Linear(self.query.in_features, 3 * self.query.out_features, device=self.query.weight.device)
+        self.query_key_value.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]))
+        self.query_key_value.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]))
+        del self.query, self.key, self.value
 
 
 class CustomBertSelfOutput(nn.Module):
@@ -130,10 +151,14 @@ class CustomBertAttention(nn.Module):
         self.output = CustomBertSelfOutput(config)
 
     def forward(
-        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_BLD: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        query_hidden_BQD: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        context_BLD, _ = self.self(hidden_BLD, attention_mask, **kwargs)
-        return self.output(context_BLD, hidden_BLD)
+        context_BQD, _ = self.self(hidden_BLD, attention_mask, query_hidden_BQD, **kwargs)
+        return self.output(context_BQD, hidden_BLD if query_hidden_BQD is None else query_hidden_BQD)
 
 
 class CustomBertIntermediate(nn.Module):
@@ -162,7 +187,7 @@ class CustomBertOutput(nn.Module):
 
 
 class CustomBertLayer(GradientCheckpointingLayer):
-    """Attention, then feed-forward."""
+    """Attention, then feed-forward; with `query_hidden_BQD`, for those tokens only: (B, Q, D)."""
 
     def __init__(self, config: CustomBertConfig) -> None:
         super().__init__()
@@ -171,25 +196,50 @@ class CustomBertLayer(GradientCheckpointingLayer):
         self.output = CustomBertOutput(config)
 
     def forward(
-        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_BLD: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        query_hidden_BQD: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended_BLD = self.attention(hidden_BLD, attention_mask, **kwargs)
-        return self.output(self.intermediate(attended_BLD), attended_BLD)
+        attended_BQD = self.attention(hidden_BLD, attention_mask, query_hidden_BQD, **kwargs)
+        return self.output(self.intermediate(attended_BQD), attended_BQD)
 
 
 class CustomBertEncoder(nn.Module):
-    """The stack of layers."""
+    """The stack of layers. With `first_tokens_only`, the last one computes each text's first token alone, which saves most of
+    a layer where nothing but the pooler reads its output: (B, 1, D), or (1, S, D) for a pack."""
 
     def __init__(self, config: CustomBertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList([CustomBertLayer(config) for _ in range(config.num_hidden_layers)])
 
     def forward(
-        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_BLD: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        first_tokens_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        for layer in self.layer:
+        for layer in self.layer[:-1] if first_tokens_only else self.layer:
             hidden_BLD = layer(hidden_BLD, attention_mask, **kwargs)
+        if first_tokens_only:
+            hidden_BLD = self._last_layer(hidden_BLD, attention_mask, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_BLD)
+
+    def _last_layer(
+        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """The last layer for the first token of each text, which still attends to all of its text."""
+        bounds = kwargs.get("cu_seq_lens_q")
+        first_S = (
+            torch.zeros(1, dtype=torch.long, device=hidden_BLD.device) if bounds is None else first_tokens(hidden_BLD, bounds)
+        )
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, :, first_S]
+        if bounds is not None:  # one query a text
+            kwargs |= {"cu_seq_lens_q": torch.arange(len(bounds), dtype=bounds.dtype, device=bounds.device), "max_length_q": 1}
+        return self.layer[-1](hidden_BLD, attention_mask, query_hidden_BQD=hidden_BLD[:, first_S], **kwargs)
 
 
 class CustomBertPooler(nn.Module):
@@ -202,11 +252,13 @@ class CustomBertPooler(nn.Module):
 
     def forward(self, hidden_BLD: torch.Tensor, cu_seq_lens: torch.Tensor | None = None) -> torch.Tensor:
         """(B, L, D) -> (B, D); packed (1, T, D) -> (S, D)."""
-        if cu_seq_lens is None:
-            first_BD = hidden_BLD[:, 0]
-        else:  # an empty text at the end of a pack starts at T: clamp, its row is not read
-            first_BD = hidden_BLD[0, cu_seq_lens[:-1].clamp(max=hidden_BLD.shape[1] - 1)]
+        first_BD = hidden_BLD[:, 0] if cu_seq_lens is None else hidden_BLD[0, first_tokens(hidden_BLD, cu_seq_lens)]
         return self.activation(self.dense(first_BD))
+
+
+def first_tokens(hidden_1TD: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
+    """Where each text of a pack begins (S). An empty text at the end begins at T: clamped, its row is not read."""
+    return cu_seq_lens[:-1].clamp(max=hidden_1TD.shape[1] - 1)
 
 
 class CustomBertPreTrainedModel(PreTrainedModel):
@@ -258,9 +310,13 @@ class CustomBertModel(CustomBertPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Padded or packed input as the module's head says; `attention_mask` is 1 for a token and 0 for padding.
+
+        `pooled_only` leaves out what the pooler does not read: `last_hidden_state` then holds first tokens alone, (B, 1, D) or
+        (1, S, D).
 
         Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, or when the text is longer than
         `max_position_embeddings`.
@@ -270,9 +326,15 @@ class CustomBertModel(CustomBertPreTrainedModel):
         self._check_length(input_ids if input_ids is not None else inputs_embeds, position_ids)
         embeddings_BLD = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         attention_mask = self._make_mask(embeddings_BLD, attention_mask, position_ids, **kwargs)
-        encoded = self.encoder(embeddings_BLD, attention_mask, position_ids=position_ids, **kwargs)
+        pooled_only = pooled_only and self.config._attn_implementation in FIRST_TOKEN_ATTENTION
+        encoded = self.encoder(embeddings_BLD, attention_mask, first_tokens_only=pooled_only, position_ids=position_ids, **kwargs)
         hidden_BLD = encoded.last_hidden_state
-        pooled = self.pooler(hidden_BLD, kwargs.get("cu_seq_lens_q")) if self.pooler is not None else None
+        if self.pooler is None:
+            pooled = None
+        elif pooled_only:
+            pooled = self.pooler(hidden_BLD.view(-1, 1, hidden_BLD.shape[-1]))
+        else:
+            pooled = self.pooler(hidden_BLD, kwargs.get("cu_seq_lens_q"))
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled)
 
     def _check_length(self, inputs: torch.Tensor, position_ids: torch.Tensor | None) -> None:
@@ -327,6 +389,7 @@ class CustomBertForSequenceClassification(CustomBertPreTrainedModel):
         (B, labels) floats for multi-label; the loss follows `config.problem_type`."""
         outputs = self.bert(
             input_ids,
+            pooled_only=not self._records(kwargs),
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
@@ -341,6 +404,16 @@ class CustomBertForSequenceClassification(CustomBertPreTrainedModel):
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def fuse_projections(self) -> None:
+        """For inference: query, key and value by one matrix product, but in the last layer, whose queries are first tokens."""
+        for layer in self.bert.encoder.layer[:-1]:
+            layer.attention.self.fuse_projections()
+
+    def _records(self, kwargs: TransformersKwargs) -> bool:
+        """Whether the caller or the configuration asks for what each layer saw."""
+        asked = (kwargs.get(name, getattr(self.config, name)) for name in ("output_hidden_states", "output_attentions"))
+        return any(asked)
 
 
 __all__ = ["CustomBertForSequenceClassification", "CustomBertModel", "CustomBertPreTrainedModel"]

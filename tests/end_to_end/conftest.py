@@ -108,7 +108,12 @@ def start(models: Mapping[str, Path], *flags: str, log: Path) -> subprocess.Pope
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [environment.get("PYTHONPATH")])])
     with log.open("wb") as output:
         return subprocess.Popen(
-            [*command, "--threads", "1", *flags], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            [*command, "--workers-per-device", "1", "--threads", "1", *flags],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
 
 

@@ -80,7 +80,8 @@ class TestCheckpoint:
         model.save_pretrained(tmp_path)
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
         assert_same_tensors(model, loaded)
-        assert torch.equal(model(**batches.padded()).logits, loaded(**batches.padded()).logits)
+        # the same numbers in other memory: BLAS may pick another kernel by alignment
+        torch.testing.assert_close(model(**batches.padded()).logits, loaded(**batches.padded()).logits, atol=1e-6, rtol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_half_precision_is_bit_equal_and_widens_exactly(self, model, dtype, tmp_path):

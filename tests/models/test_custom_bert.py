@@ -100,6 +100,34 @@ class TestAgainstTransformers:
         assert_all_close((found.last_hidden_state,), (reference(**padded).last_hidden_state,))
 
 
+class TestInference:
+    """What a classifier may leave out, or do in one step, without another result."""
+
+    @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_logits_with_and_without_all_of_the_last_layer(self, batches, attention, packed):
+        model = CustomBertForSequenceClassification._from_config(CustomBertConfig(**SIZES), attn_implementation=attention).eval()
+        inputs = batches.packed() if packed else batches.padded()
+        whole = model(**inputs, output_hidden_states=True)
+        assert len(whole.hidden_states) == SIZES["num_hidden_layers"] + 1
+        assert whole.hidden_states[-1].shape[1] == inputs["input_ids"].shape[1]
+        torch.testing.assert_close(model(**inputs).logits, whole.logits, **TOLERANCE)
+
+    def test_the_last_layer_computes_first_tokens_only(self, batches):
+        model = CustomBertForSequenceClassification(CustomBertConfig(**SIZES)).eval()
+        seen = []
+        model.bert.encoder.layer[-1].intermediate.register_forward_hook(lambda *hooked: seen.append(hooked[-1].shape[1]))
+        model(**batches.padded())
+        model.bert(**batches.padded())
+        assert seen == [1, batches.padded()["input_ids"].shape[1]]
+
+    def test_fused_projections(self, batches):
+        model = CustomBertForSequenceClassification._from_config(CustomBertConfig(**SIZES), attn_implementation="packed").eval()
+        expected = model(**batches.packed()).logits
+        model.fuse_projections()
+        torch.testing.assert_close(model(**batches.packed()).logits, expected, **TOLERANCE)
+
+
 class TestPackedInput:
     def test_token_types_belong_to_their_text(self, batches):
         torch.manual_seed(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.catalog import CatalogError, ServedModel, load_catalog
+from service.server import build_server
 from service.settings import Settings
 
 
@@ -133,3 +134,19 @@ def test_a_module_that_can_not_be_imported_is_refused(checkpoints: Mapping[str, 
 def test_an_architecture_joins_by_its_module(settings_of: Callable[..., Settings], checkpoints: Mapping[str, Path]) -> None:
     (served,) = load_catalog(settings_of(models=(f"mine={checkpoints['keyword']}",)))
     assert (served.architecture, served.max_length) == ("keyword_pooling", 128)
+
+
+def test_int8_without_ranges_is_refused_with_the_command_that_makes_them(folder: Path) -> None:
+    message = refusal(f"a={folder}", dtype="int8")
+    assert message.startswith(f"{folder.resolve()}/int8_ranges.safetensors: no such file")
+    assert f"python -m models.int8 {folder.resolve()} --texts FILE" in message
+
+
+def test_ranges_are_no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "int8_ranges.safetensors")
+    assert "no *.safetensors file" in refusal(f"a={folder}")
+
+
+def test_int8_is_for_the_cpu(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="--dtype int8 is for the CPU"):
+        build_server(settings_of(dtype="int8", device="cuda"), runtime_dir=tmp_path)

@@ -1,14 +1,18 @@
 """The engine on real tiny checkpoints: how a text is batched must not change its logits."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from service.catalog import ServedModel
+from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
+from models.int8.__main__ import main as prepare_int8
+from service.catalog import ServedModel, load_catalog
 from service.engine import Engine, TextIds, pad_rows, similar_lengths
 from service.settings import Settings
+from tokenizers_store.training import train_tokenizer
 
 # float32 sums in another order; the logits are of order 1
 TOLERANCE = 1e-5
@@ -109,3 +113,43 @@ def test_groups_hold_every_text_and_little_padding(lengths: tuple[int, ...]) -> 
 def test_rows_are_padded_on_the_right() -> None:
     rows = [np.array([1], np.int32), np.array([1, 2, 3], np.int32)]
     assert pad_rows(rows, value=9).tolist() == [[1, 9, 9], [1, 2, 3]]
+
+
+@pytest.fixture
+def wide_bert(training_texts: tuple[str, ...], tmp_path: Path) -> ServedModel:
+    """A BERT wide enough for int8, with its ranges."""
+    torch.manual_seed(0)
+    config = CustomBertConfig(
+        vocab_size=2000, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, initializer_range=0.1
+    )
+    CustomBertForSequenceClassification(config).save_pretrained(tmp_path)
+    train_tokenizer(training_texts, kind="wordpiece", vocab_size=300, show_progress=False).save_pretrained(tmp_path)
+    (tmp_path / "texts.txt").write_text("\n".join(training_texts), encoding="utf-8")
+    assert prepare_int8([str(tmp_path), "--texts", str(tmp_path / "texts.txt")]) == 0
+    (served,) = load_catalog(Settings(models=(f"wide={tmp_path}",), dtype="int8"))
+    return served
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
+def test_int8_is_near_float32_and_a_text_scores_the_same_in_any_batch(wide_bert: ServedModel, attention: str) -> None:
+    integer, exact = (
+        Engine(wide_bert, device="cpu", settings=Settings(dtype=dtype, attn_implementation=attention))
+        for dtype in ("int8", "float32")
+    )
+    assert (integer.details["dtype"], exact.details["dtype"]) == ("int8", "float32")
+    alone = np.concatenate([integer.logits([text]) for text in TEXTS])
+    np.testing.assert_allclose(integer.logits(TEXTS), alone, atol=TOLERANCE, rtol=0)
+    # ids at random hold tokens that no observed text had: what is outside the ranges is clipped
+    assert 0 < np.abs(alone - exact.logits(TEXTS)).mean() < 0.1
+
+
+def test_int8_of_a_model_without_wide_layers_is_float32(
+    build: BuildEngine, catalog: Mapping[str, ServedModel], training_texts: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(training_texts), encoding="utf-8")
+    folder = catalog["tiny-lstm"].path
+    assert prepare_int8([str(folder), "--texts", str(tmp_path / "texts.txt")]) == 0
+    try:
+        assert build("tiny-lstm", dtype="int8").details["dtype"] == "float32"
+    finally:
+        (folder / "int8_ranges.safetensors").unlink()

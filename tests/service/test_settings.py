@@ -1,5 +1,6 @@
 """Every setting by environment and by flag."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,11 @@ def test_counts_are_at_least_one_and_as_set(device: str) -> None:
     assert Settings(http_processes=3).http_process_count(device) == 3
     assert Settings(workers_per_device=10_000).thread_count() == 1
     assert Settings(threads=3).thread_count() == 3
+    assert Settings(workers_per_device=3).worker_count(device) == 3
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 1), (2, 2, 1), (4, 4, 1), (16, 4, 4)])
+def test_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert (Settings().worker_count("cpu"), Settings().thread_count()) == (workers, threads)
+    assert Settings().worker_count("cuda") == 1
