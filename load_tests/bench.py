@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="python -m load_tests.bench", description=__doc__)
     result.add_argument("--model", default="models/checkpoints/sentiment-bert", help="checkpoint folder, for every server")
-    result.add_argument("--dtypes", default="float32", help="Valence's, comma-separated: float32,bfloat16")
+    result.add_argument("--dtypes", default="float32,int8", help="Valence's, comma-separated: float32,bfloat16,int8")
     result.add_argument("--stock-dtype", default="float32", help="stock LitServe's")
     result.add_argument("--connections", default="1,64", help="for single texts, comma-separated")
     result.add_argument("--batch-connections", type=int, default=8, help=f"for requests of {BATCH_TEXTS} texts")

@@ -10,7 +10,7 @@ What a vocabulary does not know becomes `[UNK]` in WordPiece; BPE is byte-level 
 unknown characters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,10 +29,11 @@ BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 @dataclass(frozen=True)
 class Pipeline:
-    """An untrained tokenizer and the maker of its trainer: `trainer(vocab_size, show_progress)`."""
+    """An untrained tokenizer and the maker of its trainer: `trainer(vocab_size, show_progress, first_tokens)`, the last being
+    what the vocabulary begins with, special tokens before all."""
 
     tokenizer: Tokenizer
-    trainer: Callable[[int, bool], trainers.Trainer]
+    trainer: Callable[[int, bool, Sequence[str]], trainers.Trainer]
 
 
 def normalizer() -> normalizers.Normalizer:
@@ -91,10 +92,10 @@ def _wordpiece() -> Pipeline:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), _isolated_emoji()])
     tokenizer.decoder = decoders.WordPiece(prefix="##")
 
-    def trainer(vocab_size: int, show_progress: bool) -> trainers.Trainer:
+    def trainer(vocab_size: int, show_progress: bool, first_tokens: Sequence[str]) -> trainers.Trainer:
         return trainers.WordPieceTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(SPECIAL_TOKENS),
+            special_tokens=list(first_tokens),
             initial_alphabet=emoji_alphabet(),
             continuing_subword_prefix="##",
             min_frequency=2,
@@ -109,10 +110,10 @@ def _bpe() -> Pipeline:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([_isolated_emoji(), pre_tokenizers.ByteLevel(add_prefix_space=True)])
     tokenizer.decoder = decoders.ByteLevel()
 
-    def trainer(vocab_size: int, show_progress: bool) -> trainers.Trainer:
+    def trainer(vocab_size: int, show_progress: bool, first_tokens: Sequence[str]) -> trainers.Trainer:
         return trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(SPECIAL_TOKENS),
+            special_tokens=list(first_tokens),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             min_frequency=2,
             show_progress=show_progress,
@@ -126,10 +127,10 @@ def _unigram() -> Pipeline:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([_isolated_emoji(), pre_tokenizers.Metaspace()])
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
 
-    def trainer(vocab_size: int, show_progress: bool) -> trainers.Trainer:
+    def trainer(vocab_size: int, show_progress: bool, first_tokens: Sequence[str]) -> trainers.Trainer:
         return trainers.UnigramTrainer(
             vocab_size=vocab_size - len(BYTE_TOKENS),  # `training` appends the byte tokens
-            special_tokens=list(SPECIAL_TOKENS),
+            special_tokens=list(first_tokens),
             unk_token=UNK,
             show_progress=show_progress,
         )

@@ -7,10 +7,11 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tokenizers_store.pipelines import BYTE_TOKENS, CLS, MASK, PAD, SEP, UNK, Kind, build_pipeline
+from tokenizers_store.pipelines import BYTE_TOKENS, CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, Kind, build_pipeline
 
 # A byte is worse than any learnt piece: its log probability lies this far below the rarest one's.
 BYTE_TOKEN_PENALTY = 10.0
+SCORE_DIGITS = 9
 
 
 def train_tokenizer(
@@ -22,19 +23,23 @@ def train_tokenizer(
     length: int | None = None,
     show_progress: bool = True,
 ) -> PreTrainedTokenizerFast:
-    """Trains on `texts`. The same texts give the same BPE tokenizer; WordPiece and Unigram the same but for ids and ties,
-    which the Rust trainers order by a hash map.
+    """Trains on `texts`; the same texts give the same tokenizer. (Unigram may keep another of two pieces that are exactly as
+    good, which the Rust trainer leaves to a hash map; on real corpora none was seen.) WordPiece holds the texts meanwhile.
 
     `max_length` is the model's limit in tokens, special ones included; `length` the number of texts, for the progress bar.
     Raises ValueError when there is no text to learn from.
     """
     pipeline = build_pipeline(kind)
+    first_tokens = list(SPECIAL_TOKENS)
+    if kind == "wordpiece":
+        texts = list(texts)
+        first_tokens += _continuations(pipeline.tokenizer, texts)
     counted = _Counted(texts)
-    pipeline.tokenizer.train_from_iterator(counted, pipeline.trainer(vocab_size, show_progress), length=length)
+    pipeline.tokenizer.train_from_iterator(counted, pipeline.trainer(vocab_size, show_progress, first_tokens), length=length)
     if not counted.seen:
         raise ValueError("no text to train the tokenizer on: the input is empty or holds blank lines only")
-    tokenizer = _with_byte_fallback(pipeline.tokenizer) if kind == "unigram" else pipeline.tokenizer
-    return wrap(tokenizer, max_length=max_length)
+    finish = {"wordpiece": _with_own_special_tokens, "unigram": _with_byte_fallback}.get(kind)
+    return wrap(finish(pipeline.tokenizer) if finish else pipeline.tokenizer, max_length=max_length)
 
 
 def read_lines(paths: Iterable[Path]) -> Iterator[str]:
@@ -72,11 +77,35 @@ class _Counted:
                 yield text
 
 
-def _with_byte_fallback(tokenizer: Tokenizer) -> Tokenizer:
-    """Appends the 256 byte tokens, which the trainer cannot learn, and turns the fallback on."""
+def _continuations(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
+    """The characters that go on a word, as WordPiece writes them, sorted.
+
+    The Rust trainer gives them ids as it meets them in a hash map, whose order changes from run to run, and breaks ties between
+    equally frequent pairs by id. Named to it beforehand, their ids are fixed.
+    """
+    found: set[str] = set()
+    for text in texts:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            found.update(word[1:])
+    return [f"##{character}" for character in sorted(found)]
+
+
+def _with_own_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Without the special tokens that only stood for `_continuations`: they are ordinary entries of the vocabulary."""
     state = json.loads(tokenizer.to_str())
-    vocabulary = state["model"]["vocab"]
-    floor = min(score for _, score in vocabulary) - BYTE_TOKEN_PENALTY
-    vocabulary.extend([token, floor] for token in BYTE_TOKENS)
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in SPECIAL_TOKENS]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _with_byte_fallback(tokenizer: Tokenizer) -> Tokenizer:
+    """Appends the 256 byte tokens, which the trainer cannot learn, and turns the fallback on.
+
+    Scores are rounded and sorted anew, since threads add them up in any order.
+    """
+    state = json.loads(tokenizer.to_str())
+    special, learnt = state["model"]["vocab"][: len(SPECIAL_TOKENS)], state["model"]["vocab"][len(SPECIAL_TOKENS) :]
+    learnt = sorted(([token, round(score, SCORE_DIGITS)] for token, score in learnt), key=lambda entry: (-entry[1], entry[0]))
+    floor = min(score for _, score in learnt) - BYTE_TOKEN_PENALTY
+    state["model"]["vocab"] = [*special, *learnt, *([token, floor] for token in BYTE_TOKENS)]
     state["model"]["byte_fallback"] = True
     return Tokenizer.from_str(json.dumps(state))

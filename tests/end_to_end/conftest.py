@@ -184,6 +184,19 @@ def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
         running.close()
 
 
+@pytest.fixture(scope="module", params=["float32", "int8"])
+def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Server]]:
+    """(dtype, server of the shipped checkpoints with two workers)."""
+    models = {name: ROOT / "models" / "checkpoints" / name for name in ("sentiment-bert", "sentiment-lstm")}
+    log = tmp_path_factory.mktemp("shipped") / "log"
+    running = Server(models, "--dtype", request.param, "--workers-per-device", "2", log=log)
+    try:
+        running.wait_until_ready()
+        yield request.param, running
+    finally:
+        running.close()
+
+
 @pytest.fixture(scope="module")
 def start_server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     """Starts a server of one's own that serves `failing`; flags as given. Whatever still runs is killed afterwards."""
