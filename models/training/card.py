@@ -53,7 +53,8 @@ class CardFacts:
     """What a card states.
 
     `train_sources` counts the texts of each source, `origins` describes sources that ORIGINS lacks, `quality`
-    is a `quality_table`, and `license` the Hub's identifier for the weights.
+    is a `quality_table`, `history` how the weights came about where it was not by `command` alone, and `license`
+    the Hub's identifier for the weights.
     """
 
     name: str
@@ -65,6 +66,7 @@ class CardFacts:
     hyperparameters: Mapping[str, str | int | float]
     train_sources: Mapping[str, int]
     quality: str
+    history: str = ""
     languages: tuple[str, ...] = ("en",)
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
@@ -136,7 +138,8 @@ def _airline(facts: CardFacts) -> str:
 
 def _making(facts: CardFacts) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.hyperparameters.items())
-    return f"## How it was made\n\n```sh\n{facts.command}\n```\n\n| setting | value |\n|---|---|\n{rows}\n"
+    history = f"\n{facts.history}\n" if facts.history else ""
+    return f"## How it was made\n\n```sh\n{facts.command}\n```\n\n| setting | value |\n|---|---|\n{rows}\n{history}"
 
 
 def _figures(facts: CardFacts) -> str:

@@ -41,10 +41,14 @@ class Recipe:
     vocab_size: int
     schedule: Schedule
     finish: Schedule
-    # Added to the logits of negative, neutral, positive at the end. Chosen on the two dev sets and with the in-domain test split
-    # in view, whose figures are that much too kind. BERT: tweets call for more negatives than the training texts hold
-    # (macro-recall on tweeteval_val +2, in-domain macro-F1 -0.3).
+    # What the last stage's weights count for in the average with those before it, which keeps what it would unlearn
+    # (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
+    finish_share: float = 1.0
+    # Added to the logits of negative, neutral, positive at the end, chosen on the dev sets: in tweets negatives are rare, and
+    # macro-recall counts them as much as the rest.
     class_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    # How the shipped weights came about where it was not by one run of this recipe; for their card.
+    history: str = ""
     license: str = "apache-2.0"
 
 
@@ -54,9 +58,14 @@ BERT = Recipe(
     "from MiniLM-L6's weights (Apache-2.0) with a WordPiece vocabulary of its own, the embeddings carried over.",
     tokenizer_kind="wordpiece",
     vocab_size=20_000,
-    schedule=Schedule(epochs=2, learning_rate=1e-4),
-    finish=Schedule(epochs=1, learning_rate=5e-5, evaluations_per_epoch=1),
-    class_bias=(0.6, 0.0, 0.0),
+    schedule=Schedule(epochs=3, learning_rate=1e-4),
+    finish=Schedule(epochs=1, learning_rate=3e-5, evaluations_per_epoch=1),
+    finish_share=0.3,
+    class_bias=(0.9, 0.0, 0.0),
+    history="""The shipped weights took these steps: (1) two epochs at 1e-4, then one at 5e-5 over balanced classes and emoji;
+(2) an epoch over all texts and 3,000 emoji rows at 4e-5 with dropout 0.1; (3) the last stage, from 0.35 of (1) and 0.65 of (2);
+the average of 0.7 of (2) and 0.3 of (3), and the class bias. Shares and bias were chosen on the in-domain dev split and the
+two dev sets; the figures of the test split were on the same page.""",
 )
 LSTM = Recipe(
     name="sentiment-lstm",
@@ -67,6 +76,9 @@ LSTM = Recipe(
     schedule=Schedule(epochs=3, learning_rate=2e-3, batch_size=128, weight_decay=0.0),
     finish=Schedule(epochs=1, learning_rate=5e-4, batch_size=128, weight_decay=0.0, evaluations_per_epoch=1),
     class_bias=(-0.1, 0.0, -0.1),
+    history="""The shipped weights had 1.75 epochs of the three, with soft labels of an earlier `sentiment-bert`, and a last stage
+over classes that were equal in number over all sources together. Their class bias was chosen with the in-domain test split in
+view, whose figures are that much too kind.""",
 )
 RECIPES = {recipe.name: recipe for recipe in (BERT, LSTM)}
 
@@ -129,11 +141,14 @@ def make_lstm(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreT
 def finish(
     recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, splits: Splits, *, runtime: Runtime
 ) -> PreTrainedModel:
-    """The last stage: a short pass over balanced classes and emoji, from labels alone."""
+    """The last stage: a short pass over balanced classes and emoji, from labels alone, averaged with what was before."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     examples = finishing_examples(splits.train, seed=runtime.seed)
     stage = replace(runtime, output_dir=runtime.output_dir / "finish")
     finished = fine_tune(model, tokenizer, train=examples, dev=splits.dev, schedule=recipe.finish, runtime=stage)
     with torch.no_grad():
+        for name, tensor in finished.state_dict().items():
+            tensor.lerp_(before[name].to(tensor.device), 1 - recipe.finish_share)
         finished.classifier.bias += torch.tensor(recipe.class_bias, device=finished.device)
     return finished
 
@@ -186,7 +201,8 @@ def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, comman
         command=command,
         hyperparameters=asdict(recipe.schedule)
         | {f"finish: {name}": value for name, value in asdict(recipe.finish).items()}
-        | {"class bias": str(recipe.class_bias)},
+        | {"finish: share of the average": recipe.finish_share, "class bias": str(recipe.class_bias)},
+        history=recipe.history,
         train_sources=sources,
         quality=quality,
     )

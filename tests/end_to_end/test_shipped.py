@@ -1,0 +1,42 @@
+"""The shipped checkpoints as `make serve` serves them, two workers for each, in float32 and in int8."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+EXAMPLES = {
+    "A wonderful surprise, funny and moving.": "positive",
+    "not good at all": "negative",
+    "The meeting is on Tuesday.": "neutral",
+    "😍😍": "positive",
+    "LOVED IT": "positive",
+    "The food was great but the service ruined the evening.": "negative",
+    "terrible": "negative",
+}
+DTYPES = {"float32": {"sentiment-bert": "float32", "sentiment-lstm": "float32"},
+          "int8": {"sentiment-bert": "int8", "sentiment-lstm": "float32"}}  # fmt: skip
+
+
+def test_info_says_the_dtype_of_each_model(shipped: tuple[str, Any]) -> None:
+    dtype, server = shipped
+    found = {model["name"]: model["workers"][0]["dtype"] for model in server.client.get("/info").json()["models"]}
+    assert found == DTYPES[dtype]
+
+
+@pytest.mark.parametrize(("text", "label"), list(EXAMPLES.items()), ids=list(EXAMPLES.values()))
+def test_plain_cases_are_right(shipped: tuple[str, Any], text: str, label: str) -> None:
+    assert shipped[1].predict(text).json()[0]["label"] == label
+
+
+@pytest.mark.parametrize("model", ["sentiment-bert", "sentiment-lstm"])
+def test_a_text_scores_the_same_alone_in_a_list_and_among_others(shipped: tuple[str, Any], model: str) -> None:
+    _, server = shipped
+    texts = [*EXAMPLES, *(f"{text} {text}" for text in EXAMPLES)]
+    alone = [server.predict(text, model=model).json() for text in texts]
+    together = server.predict(texts, model=model).json()
+    with ThreadPoolExecutor(32) as pool:
+        crowded = list(pool.map(lambda text: server.predict(text, model=model).json(), texts * 8))
+    for place, found in enumerate([*together, *crowded]):
+        expected = {item["label"]: item["score"] for item in alone[place % len(texts)]}
+        assert {item["label"]: item["score"] for item in found} == pytest.approx(expected, abs=1e-5)
