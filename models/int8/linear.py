@@ -53,7 +53,8 @@ class Int8Linear(nn.Module):
     def forward(self, inputs_MK: torch.Tensor) -> torch.Tensor:
         """(..., K) -> (..., N)."""
         scaled_MK = torch.addcmul(self.zero_K, inputs_MK, self.inverse_step_K)
-        integers_MK = scaled_MK.clamp_(0, ACTIVATION_MAX).to(torch.uint8)
+        # By way of int16: torch converts float32 to uint8 one element at a time.
+        integers_MK = scaled_MK.clamp_(0, ACTIVATION_MAX).to(torch.int16).to(torch.uint8)
         return torch.ops.onednn.qlinear_pointwise(
             integers_MK, 1.0, 0, self.weight, self.scale_N, self.weight_zero_N, self.bias_N, 1.0, 0, torch.float32, "none", [], ""
         )  # fmt: skip

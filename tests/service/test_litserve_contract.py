@@ -72,4 +72,4 @@ def test_run_takes_what_we_pass(parameter: str) -> None:
 def test_our_edge_is_outermost(server: ls.LitServer) -> None:
     from service.edge import Edge
 
-    assert server.app.user_middleware[0].cls is Edge
+    assert isinstance(server.app.build_middleware_stack(), Edge)
