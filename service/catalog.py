@@ -13,10 +13,13 @@ from models import register_architectures
 from models.int8 import RANGES_FILE, RangesError, load_ranges
 from service.settings import Settings
 
+DEFAULT_MAX_LENGTH = 512
+
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One name that clients may ask for. `max_length` is in tokens, special ones included."""
+    """One name that clients may ask for. `max_length` is in tokens, special ones included: the least of what model and tokenizer
+    were made for (RoBERTa's 514 positions take 512 tokens)."""
 
     name: str
     path: Path
@@ -53,14 +56,14 @@ def register_all(import_modules: Sequence[str]) -> None:
             raise CatalogError(f"--import-modules {module}: {error}") from error
 
 
-def load_tokenizer(model: ServedModel) -> PreTrainedTokenizerFast:
-    """The model's trained tokenizer."""
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The trained tokenizer of a folder."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # the Rust library raises bare Exception for a file that it can't read
-        raise CatalogError(f"{model.tokenizer_path / 'tokenizer.json'}: {_reason(error)}") from error
+        raise CatalogError(f"{path / 'tokenizer.json'}: {_reason(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise CatalogError(f"{model.tokenizer_path}: not a fast tokenizer; save one with a tokenizer.json")
+        raise CatalogError(f"{path}: not a fast tokenizer; save one with a tokenizer.json")
     return tokenizer
 
 
@@ -76,17 +79,18 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
     if settings.dtype == "int8":
         _check_ranges(path)
     config = _config(path, settings)
-    model = ServedModel(
+    tokenizer_path = _tokenizer_path(path, config, settings)
+    tokenizer = load_tokenizer(tokenizer_path)
+    _check_vocabulary(tokenizer, tokenizer_path, config, path)
+    return ServedModel(
         name=name,
         path=path,
-        tokenizer_path=_tokenizer_path(path, config, settings),
+        tokenizer_path=tokenizer_path,
         architecture=config.model_type,
         labels=tuple(config.id2label[index] for index in range(config.num_labels)),
         problem_type=config.problem_type,
-        max_length=getattr(config, "max_position_embeddings", None) or 512,
+        max_length=min(getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH, tokenizer.model_max_length),
     )
-    _check_vocabulary(model, config)
-    return model
 
 
 def _check_ranges(path: Path) -> None:
@@ -115,11 +119,10 @@ def _tokenizer_path(path: Path, config: PreTrainedConfig, settings: Settings) ->
     return folder
 
 
-def _check_vocabulary(model: ServedModel, config: PreTrainedConfig) -> None:
-    size = len(load_tokenizer(model))
-    if size > config.vocab_size:
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, tokenizer_path: Path, config: PreTrainedConfig, path: Path) -> None:
+    if len(tokenizer) > config.vocab_size:
         raise CatalogError(
-            f"{model.tokenizer_path / 'tokenizer.json'}: {size} tokens, but {model.path / 'config.json'} has vocab_size "
+            f"{tokenizer_path / 'tokenizer.json'}: {len(tokenizer)} tokens, but {path / 'config.json'} has vocab_size "
             f"{config.vocab_size}; this tokenizer belongs to another checkpoint"
         )
 

@@ -1,11 +1,13 @@
 """One loaded model on one device: token ids in, logits out.
 
-A class that declares `_supports_packed` gets its texts packed, with no padding; any other gets them padded in groups of similar
-length. The engine never asks which architecture it holds.
+A class that declares `_supports_packed` gets its texts packed, with no padding, and so does an encoder that is found to take
+packs through transformers' attention interface; any other gets them padded in groups of similar length. The engine never asks
+which architecture it holds.
 """
 
 import ctypes
 import ctypes.util
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from models.attention import enable_packing
 from models.int8 import prepare_for_inference, quantize
 from service.catalog import ServedModel
 from service.settings import Settings
@@ -46,12 +49,15 @@ class Engine:
             keep_freed_memory()
         self.dtype_name = _dtype_name(settings.dtype, self.device)
         model = _load(served, dtype=DTYPES[self.dtype_name], trust_remote_code=settings.trust_remote_code)
-        self.packed = bool(getattr(type(model), "_supports_packed", False)) and settings.attn_implementation in ("auto", "packed")
+        self.packed = settings.attn_implementation in ("auto", "packed") and (
+            getattr(type(model), "_supports_packed", False) or enable_packing(model)
+        )
         attention = _choose_attention(model, settings.attn_implementation, packed=self.packed)
         prepare_for_inference(model)
         if self.dtype_name == "int8" and not quantize(model, served.path):
             self.dtype_name = "float32"
         self.model = model.eval().to(self.device)
+        self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.pad_token_id = model.config.pad_token_id or 0
         self.details = {
             "device": device,
@@ -93,7 +99,7 @@ class Engine:
         longest = int(lengths[-1])
         cu_seq_lens = self._tensor(bounds)
         inputs = {"input_ids": np.concatenate([text.ids for text in texts]), "position_ids": positions}
-        types = token_types(texts)
+        types = self._types(texts)
         if types is not None:
             inputs["token_type_ids"] = np.concatenate(types)
         return self.model(
@@ -112,20 +118,19 @@ class Engine:
             "input_ids": pad_rows([text.ids for text in texts], value=self.pad_token_id),
             "attention_mask": pad_rows([np.ones_like(text.ids) for text in texts], value=0),
         }
-        types = token_types(texts)
+        types = self._types(texts)
         if types is not None:
             inputs["token_type_ids"] = pad_rows(types, value=0)
         return self.model(**{name: self._tensor(rows) for name, rows in inputs.items()}).logits
 
+    def _types(self, texts: Sequence[TextIds]) -> list[IntArray] | None:
+        """Token types by text; None where no text has a partner, which is a model's default, type 0, or the model has none."""
+        if not self.takes_types or all(text.types is None for text in texts):
+            return None
+        return [np.zeros_like(text.ids) if text.types is None else text.types for text in texts]
+
     def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def token_types(texts: Sequence[TextIds]) -> list[IntArray] | None:
-    """Token types by text; None where no text has a partner, which is the model's default, type 0."""
-    if all(text.types is None for text in texts):
-        return None
-    return [np.zeros_like(text.ids) if text.types is None else text.types for text in texts]
 
 
 def pad_rows(rows: Sequence[IntArray], *, value: int) -> npt.NDArray[np.int64]:

@@ -70,7 +70,7 @@ def measure(settings: Settings, device: str, *, texts: Path, seconds: float, rea
         torch.set_num_threads(settings.thread_count())
     (served,) = load_catalog(settings)
     engine = Engine(served, device=device, settings=settings)
-    encoder = TextEncoder(load_tokenizer(served).backend_tokenizer, max_length=served.max_length)
+    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
     encoded = [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
     report = {"mean_tokens": statistics.mean(len(text.ids) for text in encoded), **engine.details}
     ready.wait(LOADING_S)

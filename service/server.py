@@ -79,7 +79,10 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
             build_stack(),
             settings=settings,
             catalog=catalog,
-            encoders=[TextEncoder(load_tokenizer(model).backend_tokenizer, max_length=model.max_length) for model in catalog],
+            encoders=[
+                TextEncoder(load_tokenizer(model.tokenizer_path).backend_tokenizer, max_length=model.max_length)
+                for model in catalog
+            ],
             sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * workers)],
             http_processes=settings.http_process_count(accelerator),
         )

@@ -38,9 +38,12 @@ def packed_attention_forward(
     cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
     max_length_k: int | None = None,
+    sliding_window: int | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention output (1, Q, N, H). Raises ValueError for a padded batch, whose padding this backend would attend to."""
+    """Attention output (1, Q, N, H). Raises ValueError for a padded batch, whose padding this backend would attend to.
+
+    `sliding_window`: a query sees the keys less than so many tokens away; it needs as many queries as keys."""
     if cu_seq_lens_q is None:
         raise ValueError(
             f'attention "{NAME}" takes packed input only (cu_seq_lens_q is missing); load with attn_implementation="sdpa" '
@@ -52,12 +55,16 @@ def packed_attention_forward(
     if query_QNH.is_cuda and query_QNH.dtype in (torch.float16, torch.bfloat16):
         from torch.nn.attention.varlen import varlen_attn  # torch >= 2.11; its import compiles nothing but needs CUDA to run
 
+        reach = -1 if sliding_window is None else sliding_window - 1
         output_QNH = varlen_attn(
-            query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling
-        )
+            query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k,
+            scale=scaling, window_size=(reach, reach),
+        )  # fmt: skip
     else:
         bounds = (cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist())
-        output_QNH = _by_equal_lengths(query_QNH, key_TNH, value_TNH, bounds, scaling=scaling, dropout=dropout)
+        output_QNH = _by_equal_lengths(
+            query_QNH, key_TNH, value_TNH, bounds, window=sliding_window, scaling=scaling, dropout=dropout
+        )
     return output_QNH.unsqueeze(0), None
 
 
@@ -67,6 +74,7 @@ def _by_equal_lengths(
     value_TNH: torch.Tensor,
     bounds: tuple[list[int], list[int]],
     *,
+    window: int | None,
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
@@ -78,12 +86,21 @@ def _by_equal_lengths(
             states[cut[first] : cut[end]].unflatten(0, (texts, -1)).transpose(1, 2)
             for states, cut in ((query_QNH, query_bounds), (key_TNH, key_bounds), (value_TNH, key_bounds))
         )
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
+        mask = None if window is None else band(key.shape[2], window, device=key.device)
+        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     done = sum(map(len, outputs))
     if done < len(query_QNH):  # after the last text, and of empty ones: nothing reads them
         outputs.append(torch.zeros_like(query_QNH[done:]))
     return torch.cat(outputs)
+
+
+def band(length: int, window: int, *, device: torch.device) -> torch.Tensor | None:
+    """(length, length), true where query and key are less than `window` apart; None where all are."""
+    if length <= window:
+        return None
+    place_L = torch.arange(length, device=device)
+    return (place_L.unsqueeze(1) - place_L).abs() < window
 
 
 def equal_length_runs(query_bounds: list[int], key_bounds: list[int]) -> Iterator[tuple[int, int]]:

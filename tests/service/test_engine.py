@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8.__main__ import main as prepare_int8
@@ -63,6 +64,41 @@ def test_rows_follow_the_order_given(build: BuildEngine, name: str) -> None:
 def test_a_class_without_supports_packed_is_padded(build: BuildEngine) -> None:
     assert build("keyword").details["batching"] == "padded"
     assert build("tiny-bert").details["batching"] == "packed"
+
+
+@pytest.fixture(scope="module")
+def stock_folder(tmp_path_factory: pytest.TempPathFactory, training_texts: tuple[str, ...]) -> Path:
+    """A RoBERTa as transformers ships it: positions from 2, one token type."""
+    folder = tmp_path_factory.mktemp("stock") / "tiny-roberta"
+    tokenizer = train_tokenizer(training_texts, kind="bpe", vocab_size=500, max_length=64, show_progress=False)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        pad_token_id=1, max_position_embeddings=66, type_vocab_size=1, initializer_range=0.2, num_labels=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    RobertaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
+def test_an_encoder_of_transformers_own_is_packed(stock_folder: Path, attention: str) -> None:
+    settings = Settings(models=(f"stock={stock_folder}",), device="cpu", attn_implementation=attention)
+    (served,) = load_catalog(settings)
+    assert served.max_length == 64  # of 66 positions
+    engine = Engine(served, device="cpu", settings=settings)
+    assert engine.details["batching"] == ("packed" if attention == "auto" else "padded")
+    texts = [*TEXTS, text_of(served.max_length), text_of(9, typed=False)]
+    model = RobertaForSequenceClassification.from_pretrained(stock_folder).eval()
+    with torch.inference_mode():
+        expected = torch.cat([model(input_ids=torch.from_numpy(text.ids).long().unsqueeze(0)).logits for text in texts])
+    np.testing.assert_allclose(engine.logits(texts), expected.numpy(), atol=TOLERANCE, rtol=0)
+
+
+def test_a_model_without_token_types_takes_pairs(build: BuildEngine) -> None:
+    engine = build("keyword")
+    assert not engine.takes_types
+    np.testing.assert_array_equal(engine.logits([text_of(9, typed=True)]), engine.logits([text_of(9)]))
 
 
 @pytest.mark.parametrize("attention", ["auto", "sdpa"])

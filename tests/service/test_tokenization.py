@@ -16,13 +16,13 @@ PAD, CLS, SEP = 0, 2, 3
 
 @pytest.fixture
 def encoder(catalog: Mapping[str, ServedModel]) -> TextEncoder:
-    return TextEncoder(load_tokenizer(catalog["tiny-bert"]).backend_tokenizer, max_length=LIMIT)
+    return TextEncoder(load_tokenizer(catalog["tiny-bert"].tokenizer_path).backend_tokenizer, max_length=LIMIT)
 
 
 @pytest.fixture
 def whole(catalog: Mapping[str, ServedModel]) -> list[int]:
     """The ids of the long text, uncut."""
-    return load_tokenizer(catalog["tiny-bert"])(LONG, truncation=False)["input_ids"]
+    return load_tokenizer(catalog["tiny-bert"].tokenizer_path)(LONG, truncation=False)["input_ids"]
 
 
 def test_right_truncation_keeps_the_beginning_and_the_special_tokens(encoder: TextEncoder, whole: list[int]) -> None:
@@ -73,7 +73,7 @@ def test_a_text_that_is_not_unicode_is_422(encoder: TextEncoder) -> None:
 
 
 def test_the_tokenizer_given_keeps_its_own_settings(catalog: Mapping[str, ServedModel]) -> None:
-    tokenizer = load_tokenizer(catalog["tiny-bert"]).backend_tokenizer
+    tokenizer = load_tokenizer(catalog["tiny-bert"].tokenizer_path).backend_tokenizer
     tokenizer.enable_padding(length=9)
     TextEncoder(tokenizer, max_length=LIMIT).encode([(LONG, None)], truncate=True)
     assert tokenizer.padding is not None
