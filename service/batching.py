@@ -6,14 +6,14 @@ There is no timer. An idle device takes a lone text at once; a busy one finds al
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 from service.engine import TextIds
 from service.frames import Cancel, Job, id_array
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedText:
+class QueuedText(msgspec.Struct, gc=False):
     """One text of a job: `index` is its place in the request, `reply_to` identifies the connection it came by."""
 
     reply_to: int
@@ -35,7 +35,7 @@ class TextQueue:
 
     def put(self, job: Job, *, reply_to: int) -> None:
         """Queues the texts of `job`."""
-        texts = list(_split(job, reply_to))
+        texts = _split(job, reply_to)
         with self._changed:
             self._queues[job.model].extend(texts)
             self._changed.notify()
@@ -88,6 +88,8 @@ class TextQueue:
 def _split(job: Job, reply_to: int) -> list[QueuedText]:
     ids = id_array(job.token_ids)
     types = id_array(job.token_types) if job.token_types else None
+    if len(job.lengths) == 1:
+        return [QueuedText(reply_to, job.id, 0, job.deadline, job.sent_at, TextIds(ids, types))]
     texts = []
     start = 0
     for index, length in enumerate(job.lengths):

@@ -9,8 +9,8 @@ import ctypes
 import ctypes.util
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -32,8 +32,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class TextIds:
+class TextIds(msgspec.Struct, gc=False):  # made for every text: a struct takes a tenth of a frozen dataclass's time
     """One text: token ids (L), and token types (L) where it has a partner."""
 
     ids: IntArray

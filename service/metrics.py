@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from service.batching import QueuedText
@@ -97,18 +98,26 @@ class BatchMeter:
         self, model: int, batch: Sequence[QueuedText], *, started_at: float, inference_s: float, failed: int, padding: int
     ) -> None:
         """One batch, after its answers have left."""
-        tokens = 0
-        for text in batch:
-            length = len(text.text.ids)
-            tokens += length
-            self._queue[model].observe(started_at - text.sent_at)
-            self._input_tokens[model].observe(length)
+        lengths = [len(text.text.ids) for text in batch]
+        tokens = sum(lengths)
+        observe_all(self._queue[model], [started_at - text.sent_at for text in batch])
+        observe_all(self._input_tokens[model], lengths)
         self._inference[model].observe(inference_s)
         self._batch_texts[model].observe(len(batch))
         self._batch_tokens[model].observe(tokens)
         self._texts[model].inc(len(batch) - failed)
         self._tokens[model].inc(tokens)
         self._padding[model].inc(padding)
+
+
+def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
+    """`observe` for each amount, at the cost of a few: it writes each bucket once. The library offers no such call, so this one
+    reaches into a bound child of it; a test holds the two against each other."""
+    bounds = histogram._upper_bounds
+    counts = np.bincount(np.searchsorted(bounds, amounts), minlength=len(bounds))
+    for place in np.flatnonzero(counts):
+        histogram._buckets[place].inc(int(counts[place]))
+    histogram._sum.inc(float(sum(amounts)))
 
 
 def describe(version: str, models: Sequence[tuple[str, str]]) -> None:

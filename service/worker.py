@@ -28,6 +28,8 @@ from service.logs import configure_logging
 from service.settings import Settings
 
 log = logging.getLogger("valence.worker")
+# What a model may raise on a text that it can't take. Anything else ends the worker.
+FAULTS_OF_TEXTS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
 
 
 def socket_path(runtime_dir: Path, worker_id: int) -> Path:
@@ -95,50 +97,53 @@ class WorkerLoop(LitLoop):
             batch_meter.observe(model, batch, started_at=started_at, inference_s=inference_s, failed=len(failed), padding=padding)
 
 
-def score(engine: Engine, batch: Sequence[QueuedText]) -> tuple[dict[int, FloatArray], set[int]]:
-    """Logits by place in the batch, and the places that the model raised on.
+def score(engine: Engine, batch: Sequence[QueuedText]) -> tuple[FloatArray, set[int]]:
+    """Logits (texts, labels), and the places in the batch that the model raised on, whose rows mean nothing.
 
     A batch that fails is halved until the text at fault stands alone, so its neighbours get their scores.
     """
-    logits: dict[int, FloatArray] = {}
-    failed: set[int] = set()
-    parts = [range(len(batch))]
-    while parts:
-        part = parts.pop()
-        try:
-            rows = engine.logits([batch[place].text for place in part])
-        except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError) as error:
-            if engine.device.type == "cuda" and not _cuda_answers():
-                raise  # a CUDA error that sticks: the process must be replaced
-            if len(part) > 1:
-                parts += [part[: len(part) // 2], part[len(part) // 2 :]]
-                continue
-            log.warning("the model failed on a text of %d tokens: %s", len(batch[part[0]].text.ids), type(error).__name__)
-            failed.add(part[0])
-        else:
-            logits.update(zip(part, rows, strict=True))
-    return logits, failed
+    texts = [text.text for text in batch]
+    try:
+        return engine.logits(texts), set()
+    except FAULTS_OF_TEXTS as error:
+        if engine.device.type == "cuda" and not _cuda_answers():
+            raise  # a CUDA error that sticks: the process must be replaced
+        if len(batch) == 1:
+            log.warning("the model failed on a text of %d tokens: %s", len(texts[0].ids), type(error).__name__)
+            return np.zeros((1, 1), dtype=np.float32), {0}
+    middle = len(batch) // 2
+    (first, first_failed), (second, second_failed) = score(engine, batch[:middle]), score(engine, batch[middle:])
+    return _stacked(first, second), first_failed | {middle + place for place in second_failed}
+
+
+def _stacked(first: FloatArray, second: FloatArray) -> FloatArray:
+    """The rows of a half in which every text failed know nothing of the number of labels."""
+    labels = max(first.shape[1], second.shape[1])
+    return np.concatenate([rows if rows.shape[1] == labels else np.zeros((len(rows), labels), rows.dtype) for rows in (first, second)])
 
 
 def answers(
-    batch: Sequence[QueuedText], logits: dict[int, FloatArray], failed: set[int], *, started_at: float, inference_s: float
+    batch: Sequence[QueuedText], logits: FloatArray, failed: set[int], *, started_at: float, inference_s: float
 ) -> dict[int, list[Answer]]:
-    """The answers of a batch by connection, the texts of one request together."""
-    by_job: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, text in enumerate(batch):
-        by_job[text.reply_to, text.job_id].append(place)
+    """The answers of a batch by connection, the texts of one request together: they are neighbours in the queue."""
     result: dict[int, list[Answer]] = defaultdict(list)
-    for (reply_to, job_id), places in by_job.items():
-        scored = [place for place in places if place not in failed]
+    start = 0
+    while start < len(batch):
+        text = batch[start]
+        end = start + 1
+        while end < len(batch) and batch[end].job_id == text.job_id and batch[end].reply_to == text.reply_to:
+            end += 1
+        scored = [place for place in range(start, end) if place not in failed] if failed else range(start, end)
         answer = Answer(
-            id=job_id,
+            id=text.job_id,
             texts=[batch[place].index for place in scored],
-            logits=np.array([logits[place] for place in scored], dtype=LOGIT_TYPE).tobytes(),
-            failed=[batch[place].index for place in places if place in failed],
-            queue_s=started_at - batch[places[0]].sent_at,
+            logits=(logits[start:end] if len(scored) == end - start else logits[scored]).astype(LOGIT_TYPE, copy=False).tobytes(),
+            failed=[batch[place].index for place in range(start, end) if place in failed] if failed else [],
+            queue_s=started_at - text.sent_at,
             inference_s=inference_s,
         )
-        result[reply_to].append(answer)
+        result[text.reply_to].append(answer)
+        start = end
     return result
 
 

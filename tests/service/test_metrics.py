@@ -72,6 +72,17 @@ def test_a_batch_is_observed_text_by_text() -> None:
     assert value(shown, "valence_texts_total", model="one") == 0
 
 
+def test_many_amounts_are_observed_as_one_by_one() -> None:
+    amounts = [0.0, 0.0002, 0.00021, 0.005, 0.7, 29.9, 30.0, 31.0, 1e6]
+    metrics.observe_all(metrics.QUEUE_DURATION.labels("at once"), amounts)
+    for amount in amounts:
+        metrics.QUEUE_DURATION.labels("singly").observe(amount)
+    shown = [line for line in metrics.exposition().decode().splitlines() if line.startswith("valence_queue_duration_seconds")]
+    at_once, singly = ([line.replace(name, "") for line in shown if name in line] for name in ("at once", "singly"))
+    assert at_once == singly
+    assert any(line.endswith(" 9.0") for line in singly)
+
+
 @pytest.mark.parametrize(("restarted", "counted"), [(False, 0), (True, 1)])
 def test_only_a_worker_that_follows_another_counts_as_restart(restarted: bool, counted: int) -> None:
     device = f"test/{restarted}"
