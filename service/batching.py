@@ -9,8 +9,8 @@ from collections import deque
 
 import msgspec
 
-from service.engine import TextIds
 from service.frames import Cancel, Job, id_array
+from service.packs import TextIds
 
 
 class QueuedText(msgspec.Struct, gc=False):
@@ -25,11 +25,13 @@ class QueuedText(msgspec.Struct, gc=False):
 
 
 class TextQueue:
-    """Texts of all models, oldest first. One thread puts, another takes."""
+    """Texts of all models, oldest first. One thread puts, another takes. `tokens` counts what waits, `dropped` the texts that
+    were never computed."""
 
     def __init__(self, models: int, *, max_batch_tokens: int) -> None:
         self.max_batch_tokens = max_batch_tokens
         self.dropped = 0
+        self.tokens = 0
         self._queues: list[deque[QueuedText]] = [deque() for _ in range(models)]
         self._changed = threading.Condition()
 
@@ -38,6 +40,7 @@ class TextQueue:
         texts = _split(job, reply_to)
         with self._changed:
             self._queues[job.model].extend(texts)
+            self.tokens += sum(job.lengths)
             self._changed.notify()
 
     def cancel(self, message: Cancel, *, reply_to: int) -> None:
@@ -46,6 +49,7 @@ class TextQueue:
             for index, queue in enumerate(self._queues):
                 kept = deque(text for text in queue if (text.reply_to, text.job_id) != (reply_to, message.id))
                 self.dropped += len(queue) - len(kept)
+                self.tokens -= sum(len(text.text.ids) for text in queue) - sum(len(text.text.ids) for text in kept)
                 self._queues[index] = kept
 
     def depth(self, model: int) -> int:
@@ -60,13 +64,22 @@ class TextQueue:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: any(self._queues))
-                model = min(
-                    (index for index, queue in enumerate(self._queues) if queue),
-                    key=lambda index: self._queues[index][0].sent_at,
-                )
-                batch = self._fill(self._queues[model])
-            if batch:
-                return model, batch
+                found = self._oldest()
+            if found:
+                return found
+
+    def take_at_once(self) -> tuple[int, list[QueuedText]] | None:
+        """The same without waiting; None where no text waits."""
+        with self._changed:
+            return self._oldest()
+
+    def _oldest(self) -> tuple[int, list[QueuedText]] | None:
+        waiting = [index for index, queue in enumerate(self._queues) if queue]
+        if not waiting:
+            return None
+        model = min(waiting, key=lambda index: self._queues[index][0].sent_at)
+        batch = self._fill(self._queues[model])
+        return (model, batch) if batch else None
 
     def _fill(self, queue: deque[QueuedText]) -> list[QueuedText]:
         batch: list[QueuedText] = []
@@ -74,14 +87,17 @@ class TextQueue:
         now = time.monotonic()
         while queue:
             text = queue[0]
-            if text.deadline < now:
-                queue.popleft()
-                self.dropped += 1
-                continue
-            tokens += len(text.text.ids)
-            if batch and tokens > self.max_batch_tokens:
+            length = len(text.text.ids)
+            expired = text.deadline < now
+            if batch and not expired and tokens + length > self.max_batch_tokens:
                 break
-            batch.append(queue.popleft())
+            queue.popleft()
+            self.tokens -= length
+            if expired:
+                self.dropped += 1
+            else:
+                batch.append(text)
+                tokens += length
         return batch
 
 

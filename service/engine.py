@@ -8,6 +8,7 @@ which architecture it holds.
 import ctypes
 import ctypes.util
 import inspect
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -19,12 +20,17 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from models.attention import enable_packing
 from models.int8 import prepare_for_inference, quantize
 from service.catalog import ServedModel
+from service.graphs import GraphedForward
+from service.packs import Pack, TextIds, pack, pad_rows, token_types
 from service.settings import Settings
 
+log = logging.getLogger("valence.worker")
 FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
 # int8: what is not a linear layer stays in float32.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+# What torch's variable-length attention takes; in float32 the packed backend reads lengths on the host, which no graph can.
+HALF_TYPES = (torch.float16, torch.bfloat16)
+TRIAL_LENGTHS = ((8,), (4, 4, 16, 32))
 # A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
 PADDED_GROUP_RATIO = 1.25
 # glibc's mallopt: parameters by number, from malloc.h.
@@ -32,11 +38,21 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
 
 
-class TextIds(msgspec.Struct, gc=False):  # made for every text: a struct takes a tenth of a frozen dataclass's time
-    """One text: token ids (L), and token types (L) where it has a partner."""
+class Launched(msgspec.Struct, gc=False):
+    """A batch on its way through the device. `order`: the place in the batch of each row."""
 
-    ids: IntArray
-    types: IntArray | None = None
+    rows: torch.Tensor
+    order: list[int]
+    done: torch.cuda.Event | None = None
+
+    def wait(self) -> FloatArray:
+        """Logits (texts, labels) float32, in the order given to `launch`."""
+        if self.done is not None:
+            self.done.synchronize()
+        logits = self.rows.float().numpy()
+        result = np.empty_like(logits)
+        result[self.order] = logits
+        return result
 
 
 class Engine:
@@ -58,24 +74,35 @@ class Engine:
         self.model = model.eval().to(self.device)
         self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.pad_token_id = model.config.pad_token_id or 0
+        self.overlaps = self.device.type == "cuda"
+        self.graphs: GraphedForward | None = None
+        if self.overlaps and attention == "packed" and settings.cuda_graphs and model.dtype in HALF_TYPES:
+            self.graphs = self._capture(max_tokens=settings.batch_tokens(device), max_length=served.max_length)
         self.details = {
             "device": device,
             "dtype": self.dtype_name,
             "attention": attention,
             "batching": "packed" if self.packed else "padded",
+            "cuda_graphs": "none" if self.graphs is None else f"{len(self.graphs.graphs)} sizes",
             "class": type(model).__name__,
         }
 
-    @torch.inference_mode()
     def logits(self, texts: Sequence[TextIds]) -> FloatArray:
         """(texts, labels) float32, in the order given. Raises what the model raises."""
+        return self.launch(texts).wait()
+
+    @torch.inference_mode()
+    def launch(self, texts: Sequence[TextIds]) -> Launched:
+        """Starts a batch. On CUDA this returns before the device is done, so that the next batch can be made ready meanwhile."""
         order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
         ordered = [texts[index] for index in order]
-        scored = self._packed(ordered) if self.packed else self._padded(ordered)
-        logits = scored.float().cpu().numpy()
-        result = np.empty_like(logits)
-        result[order] = logits
-        return result
+        rows = self._packed(ordered) if self.packed else self._padded(ordered)
+        if not self.overlaps:
+            return Launched(rows, order)
+        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return Launched(host, order, done)
 
     def padding(self, texts: Sequence[TextIds]) -> int:
         """Padding tokens that scoring `texts` computes."""
@@ -86,27 +113,26 @@ class Engine:
 
     def warm_up(self) -> None:
         """A real forward of short and long texts; the worker reports ready only after it."""
-        for lengths in ((8,), (4, 4, 16, 32)):
-            texts = [TextIds(np.full(length, self.pad_token_id + 1, dtype=np.int32)) for length in lengths]
+        for texts in self._trial_batches():
             if not np.isfinite(self.logits(texts)).all():
                 raise ValueError(f"{self.details['class']}: the first forward gave a score that is not a number")
 
     def _packed(self, texts: Sequence[TextIds]) -> torch.Tensor:
-        lengths = np.array([len(text.ids) for text in texts])
-        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
-        longest = int(lengths[-1])
-        cu_seq_lens = self._tensor(bounds)
-        inputs = {"input_ids": np.concatenate([text.ids for text in texts]), "position_ids": positions}
-        types = self._types(texts)
-        if types is not None:
-            inputs["token_type_ids"] = np.concatenate(types)
+        batch = pack(texts, with_types=self.takes_types)
+        rows = self.graphs(batch) if self.graphs is not None else None
+        return self._forward(batch) if rows is None else rows
+
+    def _forward(self, batch: Pack) -> torch.Tensor:
+        inputs = {"input_ids": batch.ids, "position_ids": batch.positions}
+        if batch.types is not None:
+            inputs["token_type_ids"] = batch.types
+        bounds = self._tensor(batch.bounds)
         return self.model(
-            **{name: self._tensor(row.astype(np.int64)).unsqueeze(0) for name, row in inputs.items()},
-            cu_seq_lens_q=cu_seq_lens,
-            cu_seq_lens_k=cu_seq_lens,
-            max_length_q=longest,
-            max_length_k=longest,
+            **{name: self._tensor(row).unsqueeze(0) for name, row in inputs.items()},
+            cu_seq_lens_q=bounds,
+            cu_seq_lens_k=bounds,
+            max_length_q=batch.longest,
+            max_length_k=batch.longest,
         ).logits
 
     def _padded(self, texts: Sequence[TextIds]) -> torch.Tensor:
@@ -117,27 +143,32 @@ class Engine:
             "input_ids": pad_rows([text.ids for text in texts], value=self.pad_token_id),
             "attention_mask": pad_rows([np.ones_like(text.ids) for text in texts], value=0),
         }
-        types = self._types(texts)
+        types = token_types(texts) if self.takes_types else None
         if types is not None:
             inputs["token_type_ids"] = pad_rows(types, value=0)
         return self.model(**{name: self._tensor(rows) for name, rows in inputs.items()}).logits
 
-    def _types(self, texts: Sequence[TextIds]) -> list[IntArray] | None:
-        """Token types by text; None where no text has a partner, which is a model's default, type 0, or the model has none."""
-        if not self.takes_types or all(text.types is None for text in texts):
+    @torch.inference_mode()
+    def _capture(self, *, max_tokens: int, max_length: int) -> GraphedForward | None:
+        """None, with the reason in the log, where the model can't be captured or replays score otherwise."""
+        try:
+            graphs = GraphedForward(
+                self.model, max_tokens=max_tokens, max_length=max_length, takes_types=self.takes_types, device=self.device
+            )
+            graphs.check(self._forward, [pack(texts, with_types=self.takes_types) for texts in self._trial_batches()])
+        except (RuntimeError, ValueError) as error:
+            log.warning("no CUDA graphs: %s", error)
             return None
-        return [np.zeros_like(text.ids) if text.types is None else text.types for text in texts]
+        return graphs
+
+    def _trial_batches(self) -> list[list[TextIds]]:
+        """A short text, and a batch of short and long ones, of a valid token."""
+        return [
+            [TextIds(np.full(length, self.pad_token_id + 1, dtype=np.int32)) for length in lengths] for lengths in TRIAL_LENGTHS
+        ]
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def pad_rows(rows: Sequence[IntArray], *, value: int) -> npt.NDArray[np.int64]:
-    """(rows, longest), filled up with `value` on the right."""
-    padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
 
 
 def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from service.catalog import load_catalog, load_tokenizer
-from service.engine import Engine, TextIds
+from service.engine import Engine
 from service.frames import id_array
+from service.packs import TextIds
 from service.settings import Settings
 from service.tokenization import TextEncoder
 

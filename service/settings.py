@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     attn_implementation: Literal["auto", "packed", "sdpa", "eager"] = Field(
         default="auto", description="Attention; auto: packed where the architecture can, else sdpa."
     )
+    cuda_graphs: bool = Field(default=True, description="On CUDA, capture the packed forward in graphs at start and replay them.")
 
     max_batch_tokens: int = Field(default=0, ge=0, description="Tokens of one forward; 0: 16384 on CUDA, 2048 on CPU.")
     max_concurrent_requests: int = Field(default=512, ge=1, description="Requests in flight; more are answered 429.")

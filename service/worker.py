@@ -11,23 +11,28 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import litserve as ls
+import msgspec
 import numpy as np
 import torch
 from litserve.loops import LitLoop
 
 from service.batching import QueuedText, TextQueue
 from service.catalog import ServedModel, register_all
-from service.engine import Engine, FloatArray
+from service.engine import Engine, FloatArray, Launched
 from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, encode
 from service.logs import configure_logging
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.metrics import BatchMeter
+
 log = logging.getLogger("valence.worker")
+Send = Callable[[dict[int, list[Answer]]], None]
 # What a model may raise on a text that it can't take. Anything else ends the worker.
 FAULTS_OF_TEXTS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
 
@@ -85,16 +90,85 @@ class WorkerLoop(LitLoop):
         hello = Hello(pid=os.getpid(), device=f"{device}/{worker_id}", details=details)
         connections = Connections(queue, hello=hello)
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
-        batch_meter = metrics.BatchMeter([served.name for served in lit_api.catalog])
+        meter = metrics.BatchMeter([served.name for served in lit_api.catalog])
+        BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter).run()
+
+
+class Running(msgspec.Struct, gc=False):
+    """A batch that was handed to its engine. `launched` None: the launch failed, and nothing of it is on the device."""
+
+    model: int
+    batch: list[QueuedText]
+    launched: Launched | None
+    started_at: float
+
+
+class BatchLoop:
+    """Takes batches, computes them, sends the answers. Where the device works by itself, the next batch is launched before the
+    last one's answers are made, so that it never waits for Python."""
+
+    def __init__(self, engines: Sequence[Engine], queue: TextQueue, *, send: Send, meter: "BatchMeter") -> None:
+        self.engines = engines
+        self.queue = queue
+        self._send = send
+        self._meter = meter
+        self._running: Running | None = None
+        self._finished_at = 0.0
+
+    def run(self) -> None:
+        """For ever."""
         while True:
-            model, batch = queue.take()
-            batch_meter.queue_depth(model, queue.depth(model))
-            started_at = time.monotonic()
-            logits, failed = score(lit_api.engines[model], batch)
-            inference_s = time.monotonic() - started_at
-            connections.send(answers(batch, logits, failed, started_at=started_at, inference_s=inference_s))
-            padding = lit_api.engines[model].padding([text.text for text in batch])
-            batch_meter.observe(model, batch, started_at=started_at, inference_s=inference_s, failed=len(failed), padding=padding)
+            self.step()
+
+    def step(self) -> None:
+        """Launches a batch, if one is to be had, and finishes the one before."""
+        before = self._running
+        taken = None
+        if before is None:
+            taken = self.queue.take()
+        elif self._is_worth_a_launch(before):
+            taken = self.queue.take_at_once()
+        self._running = self._launch(*taken) if taken else None
+        if before is not None:
+            self._finish(before)
+        if self._running is not None and not self.engines[self._running.model].overlaps:
+            self._finish(self._running)
+            self._running = None
+
+    def _is_worth_a_launch(self, running: Running) -> bool:
+        """Half of what runs, at least: a batch launched too early is a small one."""
+        return self.queue.tokens * 2 >= sum(len(text.text.ids) for text in running.batch)
+
+    def _launch(self, model: int, batch: list[QueuedText]) -> Running:
+        self._meter.queue_depth(model, self.queue.depth(model))
+        started_at = time.monotonic()
+        try:
+            launched = self.engines[model].launch([text.text for text in batch])
+        except FAULTS_OF_TEXTS:
+            launched = None  # which text is at fault is found out when its turn comes
+        return Running(model, batch, launched, started_at)
+
+    def _finish(self, running: Running) -> None:
+        engine, batch = self.engines[running.model], running.batch
+        logits, failed = finish(engine, running)
+        now = time.monotonic()
+        started_at = max(running.started_at, self._finished_at)
+        self._finished_at = now
+        self._send(answers(batch, logits, failed, started_at=started_at, inference_s=now - started_at))
+        padding = engine.padding([text.text for text in batch])
+        self._meter.observe(
+            running.model, batch, started_at=started_at, inference_s=now - started_at, failed=len(failed), padding=padding
+        )
+
+
+def finish(engine: Engine, running: Running) -> tuple[FloatArray, set[int]]:
+    """What `score` gives, for a batch under way."""
+    if running.launched is not None:
+        try:
+            return running.launched.wait(), set()
+        except FAULTS_OF_TEXTS:
+            pass
+    return score(engine, running.batch)
 
 
 def score(engine: Engine, batch: Sequence[QueuedText]) -> tuple[FloatArray, set[int]]:
@@ -119,7 +193,9 @@ def score(engine: Engine, batch: Sequence[QueuedText]) -> tuple[FloatArray, set[
 def _stacked(first: FloatArray, second: FloatArray) -> FloatArray:
     """The rows of a half in which every text failed know nothing of the number of labels."""
     labels = max(first.shape[1], second.shape[1])
-    return np.concatenate([rows if rows.shape[1] == labels else np.zeros((len(rows), labels), rows.dtype) for rows in (first, second)])
+    return np.concatenate(
+        [rows if rows.shape[1] == labels else np.zeros((len(rows), labels), rows.dtype) for rows in (first, second)]
+    )
 
 
 def answers(

@@ -89,7 +89,8 @@ class _Hooks:
 
     def _first_tokens(self, hidden_1TD: torch.Tensor) -> torch.Tensor:
         assert self.bounds is not None
-        return hidden_1TD[0, self.bounds[:-1]].unsqueeze(1)
+        first_S = self.bounds[:-1].clamp(max=hidden_1TD.shape[1] - 1)  # an empty text at the end begins at T
+        return hidden_1TD[0, first_S].unsqueeze(1)
 
 
 def _position_start(base: nn.Module) -> int:

@@ -11,7 +11,8 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8.__main__ import main as prepare_int8
 from service.catalog import ServedModel, load_catalog
-from service.engine import Engine, TextIds, pad_rows, similar_lengths
+from service.engine import Engine, similar_lengths
+from service.packs import TextIds, pad_rows
 from service.settings import Settings
 from tokenizers_store.training import train_tokenizer
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics
 from service.batching import QueuedText
-from service.engine import TextIds
+from service.packs import TextIds
 
 ROOT = Path(__file__).parent.parent.parent
 COUNT = "from service import metrics; metrics.answered('/predict', 'm', 200).inc({}); metrics.IN_FLIGHT.set({}); {}"

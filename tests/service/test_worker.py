@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from service.batching import QueuedText
-from service.engine import TextIds
-from service.worker import answers, score
+from service.batching import QueuedText, TextQueue
+from service.frames import Answer, Cancel, Job
+from service.packs import TextIds
+from service.worker import BatchLoop, answers, score
 
 POISON = 13
 
@@ -83,3 +84,95 @@ def test_answers_name_the_texts_that_failed() -> None:
 def test_answers_of_a_request_that_failed_whole_hold_no_logits() -> None:
     (answer,) = answers([queued(1)], np.zeros((1, 1), np.float32), {0}, started_at=1, inference_s=0)[1]
     assert (answer.texts, answer.failed, answer.logits) == ([], [0], b"")
+
+
+class Handle:
+    """A launched batch whose rows come when it is waited for."""
+
+    def __init__(self, engine: "OverlappingEngine", texts: Sequence[TextIds]) -> None:
+        self.engine, self.texts = engine, texts
+
+    def wait(self) -> np.ndarray:
+        self.engine.events.append(f"wait {len(self.texts)}")
+        return self.engine.logits(self.texts)
+
+
+class OverlappingEngine(StandInEngine):
+    """A device that works by itself: a launch returns before its rows are there."""
+
+    overlaps = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+
+    def launch(self, texts: Sequence[TextIds]) -> Handle:
+        self.events.append(f"launch {len(texts)}")
+        return Handle(self, texts)
+
+    def padding(self, texts: Sequence[TextIds]) -> int:
+        return 0
+
+
+class Meter:
+    def queue_depth(self, model: int, texts: int) -> None: ...
+
+    def observe(self, model: int, batch: Sequence[QueuedText], **amounts: float) -> None: ...
+
+
+def job(job_id: int, *texts: Sequence[int]) -> Job:
+    ids = np.array([token for text in texts for token in text], "<i4").tobytes()
+    return Job(id=job_id, model=0, deadline=1e12, sent_at=job_id, lengths=[len(text) for text in texts], token_ids=ids)
+
+
+@pytest.fixture
+def loop() -> BatchLoop:
+    sent: list[Answer] = []
+    loop = BatchLoop(
+        [OverlappingEngine()],  # type: ignore[list-item]
+        TextQueue(1, max_batch_tokens=4),
+        send=lambda by_connection: sent.extend(by_connection[1]),
+        meter=Meter(),  # type: ignore[arg-type]
+    )
+    loop.sent = sent  # type: ignore[attr-defined]
+    return loop
+
+
+def test_the_next_batch_is_launched_before_the_last_is_waited_for(loop: BatchLoop) -> None:
+    for number in range(3):
+        loop.queue.put(job(number, (20 + number, 1), (30 + number, 1)), reply_to=1)
+    for _ in range(3):
+        loop.step()
+    assert loop.engines[0].events == ["launch 2", "launch 2", "wait 2", "launch 2", "wait 2"]
+    loop.step()  # nothing waits: the last batch is finished, and the loop does not block
+    assert [answer.id for answer in loop.sent] == [0, 1, 2]
+    assert [np.frombuffer(answer.logits, "<f4").tolist() for answer in loop.sent] == [[2, 20 + n, 2, 30 + n] for n in range(3)]
+
+
+def test_a_small_batch_waits_for_company_while_one_runs(loop: BatchLoop) -> None:
+    loop.queue.put(job(0, (20, 1), (30, 1)), reply_to=1)
+    loop.step()
+    loop.queue.put(job(1, (21,)), reply_to=1)
+    loop.step()
+    assert loop.engines[0].events == ["launch 2", "wait 2"]
+    loop.step()
+    loop.step()
+    assert [answer.id for answer in loop.sent] == [0, 1]
+
+
+def test_what_is_cancelled_while_a_batch_runs_does_not_hold_up_its_answer(loop: BatchLoop) -> None:
+    loop.queue.put(job(0, (20, 1)), reply_to=1)
+    loop.step()
+    loop.queue.put(job(1, (21, 1)), reply_to=1)
+    loop.queue.cancel(Cancel(id=1), reply_to=1)
+    assert loop.queue.tokens == 0
+    loop.step()
+    assert [answer.id for answer in loop.sent] == [0]
+
+
+def test_a_poisoned_text_in_an_overlapped_batch_fails_alone(loop: BatchLoop) -> None:
+    loop.queue.put(job(0, (20,), (POISON,), (30,)), reply_to=1)
+    loop.step()
+    loop.step()
+    (answer,) = loop.sent
+    assert (answer.texts, answer.failed) == ([0, 2], [1])
