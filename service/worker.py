@@ -25,6 +25,7 @@ from service.batching import QueuedText, TextQueue
 from service.catalog import ServedModel, register_all
 from service.engine import Engine, FloatArray, Launched
 from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, encode
+from service.lifetime import end_with_parent
 from service.logs import configure_logging
 from service.settings import Settings
 
@@ -53,6 +54,7 @@ class WorkerApi(ls.LitAPI):
 
     def setup(self, device: str) -> None:
         """Loads every model onto `device` and lets each answer a real forward."""
+        end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
         configure_logging(self.settings.log_level)
         register_all(self.settings.import_modules)

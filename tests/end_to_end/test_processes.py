@@ -104,6 +104,14 @@ def test_ctrl_c_of_the_whole_group_answers_what_was_accepted(start_server: Calla
     server.assert_stopped_cleanly()
 
 
+def test_no_process_outlives_a_main_process_that_is_killed(start_server: Callable[..., Any], wait: Callable[..., None]) -> None:
+    server = start_server("--http-processes", "2")
+    assert len(server.leftovers()) >= 4  # main, two HTTP processes, a worker
+    server.process.kill()
+    server.process.wait(SAFETY_S)
+    wait(lambda: not server.leftovers(), timeout_s=10)
+
+
 def test_a_broken_checkpoint_is_refused_in_one_sentence(
     launch: Callable[..., tuple[int, str]], models: Mapping[str, Path], tmp_path: Path
 ) -> None:
