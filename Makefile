@@ -32,7 +32,7 @@ load: $(VENV)/.all
 	$(BIN)/python -m load_tests.run_load $(ARGS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venvs
 
 $(VENV)/.serve: pyproject.toml constraints.txt
 	@echo "installing the service into $(VENV) (a few minutes the first time)"

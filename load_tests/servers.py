@@ -22,7 +22,9 @@ class ServerError(Exception):
 
 
 @contextmanager
-def running(arguments: Sequence[str], *, ready_url: str, log: Path, timeout_s: float = 300.0) -> Iterator[psutil.Process]:
+def running(
+    arguments: Sequence[str], *, ready_url: str, log: Path, timeout_s: float = 300.0, python: Path = Path(sys.executable)
+) -> Iterator[psutil.Process]:
     """`python ARGUMENTS` as a process of its own, from the first 200 of `ready_url` on; stopped by SIGTERM at the end.
 
     ServerError if it ends before or takes more than `timeout_s`, or if something else answers at that address already."""
@@ -31,7 +33,7 @@ def running(arguments: Sequence[str], *, ready_url: str, log: Path, timeout_s: f
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the server in good order.
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [str(python), *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         _wait_until_ready(process, ready_url, log, timeout_s)
@@ -66,6 +68,20 @@ def idle_cpu_percent(process: psutil.Process, *, seconds: float) -> float:
     started_at = time.perf_counter()
     time.sleep(seconds)
     return 100 * (_cpu_s(process) - before) / (time.perf_counter() - started_at)
+
+
+def busy_cores(process: psutil.Process, *, seconds: float) -> float:
+    """Cores that everything but the process and its descendants kept busy over `seconds`, this process included."""
+    before, ours, started_at = _machine_cpu_s(), _cpu_s(process), time.perf_counter()
+    time.sleep(seconds)
+    elapsed_s = time.perf_counter() - started_at
+    ours = max(0.0, _cpu_s(process) - ours)  # what a child that ended had used is no longer in the sum
+    return max(0.0, _machine_cpu_s() - before - ours) / elapsed_s
+
+
+def _machine_cpu_s() -> float:
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], ready_url: str, log: Path, timeout_s: float) -> None:

@@ -3,13 +3,17 @@
 import asyncio
 import json
 import math
+import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
 
-from load_tests.generator import Load, Report, measure, percentile, render_requests
+from load_tests.connection import Response
+from load_tests.generator import Load, measure, parser, render_requests
+from load_tests.pace import OpenLoop
+from load_tests.report import Report, percentile
 from load_tests.texts import user_texts
 
 TEXTS = user_texts(64)
@@ -23,6 +27,11 @@ def scores(server: "Server") -> tuple[int, object]:
     return 200, RESULT if isinstance(inputs, str) else [RESULT] * len(inputs)
 
 
+def chunked(body: bytes, size: int) -> bytes:
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""])
+
+
 @dataclass
 class Server:
     """Answers by `respond`, and remembers what it was sent."""
@@ -30,6 +39,7 @@ class Server:
     respond: Respond = scores
     delay_s: float = 0.001
     close_after_each: bool = False
+    chunk_bytes: int = 0
     connections: int = 0
     bodies: list[dict[str, object]] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
@@ -46,10 +56,11 @@ class Server:
                 status, content = self.respond(self)
                 body = json.dumps(content).encode()
                 connection = "close" if self.close_after_each else "keep-alive"
-                answer = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nConnection: {connection}\r\n\r\n".encode()
+                length_header = "Transfer-Encoding: chunked" if self.chunk_bytes else f"content-length: {len(body)}"
+                answer = f"HTTP/1.1 {status} X\r\n{length_header}\r\nConnection: {connection}\r\n\r\n".encode()
                 writer.write(answer[:20])  # a head may come in two pieces
                 await writer.drain()
-                writer.write(answer[20:] + body)
+                writer.write(answer[20:] + (chunked(body, self.chunk_bytes) if self.chunk_bytes else body))
                 if self.close_after_each:
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -79,7 +90,7 @@ def test_every_good_response_within_the_measured_time_is_counted() -> None:
     assert not report.errors
     # Those in flight when the time is up are answered and not counted, at most one a connection.
     assert len(server.bodies) - 4 <= report.requests <= len(server.bodies)
-    assert 0 < report.p50_ms <= report.p90_ms <= report.p99_ms <= report.max_ms
+    assert 0 < report.p50_ms <= report.p90_ms <= report.p99_ms <= report.p999_ms <= report.max_ms
     assert report.requests_per_s == pytest.approx(report.texts_per_s)
 
 
@@ -109,6 +120,48 @@ def test_a_request_holds_the_texts_the_model_and_the_host() -> None:
     run(server, model="sentiment-lstm")
     assert server.bodies[0] == {"inputs": TEXTS[0], "model": "sentiment-lstm"}
     assert server.heads[0].startswith("POST /predict HTTP/1.1\r\nHost: 127.0.0.1:")
+
+
+def test_a_body_has_the_form_that_is_asked_for() -> None:
+    load = Load(url="", texts_field="input", always_list=True, extra_fields={"model": "any", "raw": False})
+    assert json.loads(load.body(["fine"])) == {"input": ["fine"], "model": "any", "raw": False}
+
+
+def test_the_command_line_takes_every_field_of_a_load() -> None:
+    options = parser().parse_args(["--extra-fields", '{"model": "any"}', "--always-list", "--texts-field", "input"])
+    assert {field.name for field in fields(Load)} <= set(vars(options))
+    assert options.extra_fields == {"model": "any"}
+
+
+def test_results_are_counted_by_the_mark() -> None:
+    answer = {"data": [{"probs": [0.9, 0.1]}] * 8}
+    server = Server(respond=lambda _: (200, answer))
+    assert not run(server, texts_per_request=8, result_mark='"probs"').errors
+    assert set(run(server, texts_per_request=8, result_mark='"score"').errors) == {"wrong shape"}
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 4096])
+def test_a_chunked_response_is_read(chunk_bytes: int) -> None:
+    report = run(Server(chunk_bytes=chunk_bytes), texts_per_request=8)
+    assert report.requests > 0
+    assert not report.errors
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_chunked_response_may_come_in_any_pieces(size: int) -> None:
+    """With an extension of a chunk and a trailer, which both are left out."""
+    sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nab\r\nc\r\n2\r\nde\r\n0\r\nExpires: 0\r\n\r\n"
+    response = Response()
+    complete = [response.feed(sent[start : start + size]) for start in range(0, len(sent), size)]
+    assert complete == [False] * (len(complete) - 1) + [True]
+    assert response.status == b"200"
+    assert response.count(b"ab\r\ncde") == 1
+    assert response.count(b"Expires") == 0
+
+
+def test_a_response_whose_length_is_not_said_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither content-length nor chunked"):
+        Response().feed(b"HTTP/1.1 200 OK\r\n\r\n")
 
 
 def test_a_batch_counts_its_texts() -> None:
@@ -165,6 +218,21 @@ def test_an_open_loop_sends_at_its_rate() -> None:
     report = run(server, rate=50.0, seconds=1.0)
     assert report.requests_per_s == pytest.approx(50.0, rel=0.3)
     assert not report.errors
+
+
+def test_gaps_of_an_open_loop_are_exponential() -> None:
+    """Mean and standard deviation are both 1 / rate; the standard error of either is 1% of that here."""
+    loop = OpenLoop(20.0)
+    gaps_s = [loop.gap_s() for _ in range(10_000)]
+    assert statistics.mean(gaps_s) == pytest.approx(0.05, rel=0.04)
+    assert statistics.stdev(gaps_s) == pytest.approx(0.05, rel=0.04)
+
+
+def test_a_seed_determines_the_gaps() -> None:
+    first, again, other = OpenLoop(20.0, seed=1), OpenLoop(20.0, seed=1), OpenLoop(20.0, seed=2)
+    gaps_s = [first.gap_s() for _ in range(5)]
+    assert gaps_s == [again.gap_s() for _ in range(5)]
+    assert gaps_s != [other.gap_s() for _ in range(5)]
 
 
 def test_an_open_loop_counts_the_wait_for_a_free_connection() -> None:
