@@ -78,8 +78,8 @@ class Setting:
             say("  preparing")
             output(self.python, *self.filled(contender.prepare))
 
-    def filled(self, arguments: Iterable[str]) -> list[str]:
-        """Placeholders replaced."""
+    def filled(self, arguments: Iterable[str], **others: str) -> list[str]:
+        """Placeholders replaced, by `others` where they say so."""
         values = {
             "model": self.plan.model,
             "plain": str(self.plan.plain),
@@ -87,7 +87,7 @@ class Setting:
             "dtype": self.dtype,
             "folder": str(self.folder),
         }
-        return [argument.format_map(values) for argument in arguments]
+        return [argument.format_map(values | others) for argument in arguments]
 
     @contextmanager
     def running(self, flags: Flags) -> Iterator[psutil.Process]:
@@ -118,13 +118,13 @@ class Setting:
         open_loads: list[Measured],
         idle: float | None,
     ) -> ServerResult:
-        known = {"{model}": self.plan.model, "{dtype}": self.dtype, "{port}": str(self.plan.port)}
-        shown = [known.get(part, part) for part in (*self.contender.arguments, *flags)]
+        # the folders are temporary, so they are shown by name
+        shown = [*self.filled(self.contender.arguments, plain="{plain}", folder="{folder}"), *flags]
         return ServerResult(
             contender=self.contender.name,
             name=self.name,
             dtype=self.dtype,
-            arguments=" ".join(shown).replace("{model}", self.plan.model),
+            arguments=" ".join(shown),
             settings=shlex.join(flags),
             versions=self.versions,
             answers=answers,

@@ -37,7 +37,7 @@ def main() -> None:
         threads=options.threads,
         workers_per_device=options.workers_per_device,
     )
-    device = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device.replace("auto", "cpu")
+    device = settings.accelerator()
     workers = settings.worker_count(device)
     context = multiprocessing.get_context("spawn")
     with multiprocessing.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -67,12 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(settings: Settings, device: str, *, texts: Path, seconds: float, ready: Barrier, first: bool) -> dict[str, Any]:
     """One worker's share: first one text's time, with the others idle; then its texts/s, all together."""
-    if device == "cpu":
-        torch.set_num_threads(settings.thread_count())
-    (served,) = load_catalog(settings)
-    engine = Engine(served, device=device, settings=settings)
-    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
-    encoded = [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    engine, encoded = loaded(settings, device, texts=texts)
     report = {"mean_tokens": statistics.mean(len(text.ids) for text in encoded), **engine.details}
     ready.wait(LOADING_S)
     if first:
@@ -80,6 +75,16 @@ def measure(settings: Settings, device: str, *, texts: Path, seconds: float, rea
     ready.wait(LOADING_S)
     batches = token_batches(encoded, settings.batch_tokens(device))
     return {"texts_per_s": texts_per_s(engine, batches, seconds=seconds), **report}
+
+
+def loaded(settings: Settings, device: str, *, texts: Path) -> tuple[Engine, list[TextIds]]:
+    """The only model of the settings, as a worker has it, and the file's lines tokenized."""
+    if device == "cpu":
+        torch.set_num_threads(settings.thread_count())
+    (served,) = load_catalog(settings)
+    engine = Engine(served, device=device, settings=settings)
+    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
+    return engine, [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def text_ids(encoder: TextEncoder, text: str) -> TextIds:

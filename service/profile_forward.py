@@ -10,15 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
-from service.catalog import load_catalog, load_tokenizer
 from service.engine import Engine
-from service.forward_rate import text_ids, token_batches
+from service.forward_rate import loaded, token_batches
 from service.packs import TextIds
 from service.settings import Settings
-from service.tokenization import TextEncoder
 
 # An operator belongs to the first kind that has a part of its name.
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -60,13 +57,8 @@ def parser() -> argparse.ArgumentParser:
 def shares(options: argparse.Namespace, dtype: str) -> dict[str, float]:
     """The part of the time that each kind of operator takes, largest first."""
     settings = Settings.model_validate({"models": (f"model={options.model}",), "dtype": dtype, "device": options.device})
-    device = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device.replace("auto", "cpu")
-    if device == "cpu":
-        torch.set_num_threads(settings.thread_count())
-    (served,) = load_catalog(settings)
-    engine = Engine(served, device=device, settings=settings)
-    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
-    texts = [text_ids(encoder, line) for line in options.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    device = settings.accelerator()
+    engine, texts = loaded(settings, device, texts=options.texts)
     spent = profiled(engine, token_batches(texts, settings.batch_tokens(device)), seconds=options.seconds)
     return {kind: time_s / spent.total() for kind, time_s in spent.most_common()}
 

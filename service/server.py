@@ -9,7 +9,6 @@ from pathlib import Path
 from types import FrameType
 
 import litserve as ls
-import torch
 
 from service import __version__, metrics, openapi
 from service.catalog import CatalogError, load_catalog, load_tokenizer
@@ -57,7 +56,7 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
 
 def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
     """The server, not yet running; no process is started and no weight read."""
-    accelerator = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = settings.accelerator()
     if settings.dtype == "int8" and accelerator != "cpu":
         raise CatalogError("--dtype int8 is for the CPU; on CUDA choose bfloat16, or --device cpu")
     catalog = load_catalog(settings)

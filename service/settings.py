@@ -65,6 +65,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
         return value
 
+    def accelerator(self) -> str:
+        """`cpu` or `cuda`: the device asked for, or what is there."""
+        import torch  # takes seconds, which `--help` need not
+
+        return self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
     def http_process_count(self, device: str) -> int:
         """How many HTTP processes to fork: beside a CPU forward they share its cores, beside a GPU the cores are theirs."""
         return self.http_processes or max(1, cores() // 4 if device == "cpu" else cores() - 5)

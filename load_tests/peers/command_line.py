@@ -1,4 +1,5 @@
-"""The command line that every peer takes; what a peer adds to it is what the benchmark's grid tries."""
+"""The command line that every peer takes; what a peer adds to it is what the benchmark's grid tries. And what the peers that are
+FastAPI apps under uvicorn share."""
 
 import argparse
 from pathlib import Path
@@ -11,3 +12,27 @@ def peer_parser(name: str, *, dtypes: tuple[str, ...] = ("float32",)) -> argpars
     result.add_argument("--port", type=int, default=8100)
     result.add_argument("--dtype", default=dtypes[0], choices=dtypes)
     return result
+
+
+def app_parser(name: str, *, dtypes: tuple[str, ...], batch: str) -> argparse.ArgumentParser:
+    """A FastAPI app's; `batch` says what its batch size is."""
+    result = peer_parser(name, dtypes=dtypes)
+    result.add_argument("--workers", type=int, default=1, help="uvicorn's processes")
+    result.add_argument("--threads", type=int, default=1, help="threads of one worker's forward")
+    result.add_argument("--batch-size", type=int, default=8, help=batch)
+    return result
+
+
+def serve_app(name: str, options: argparse.Namespace) -> None:
+    """The peer's `create_app` until a signal. Each worker calls it, with the command line of the main process."""
+    import uvicorn  # not every peer's environment holds it
+
+    uvicorn.run(
+        f"load_tests.peers.{name}:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=options.port,
+        workers=options.workers,
+        access_log=False,
+        log_level="warning",
+    )

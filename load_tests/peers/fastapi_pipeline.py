@@ -8,12 +8,11 @@ import argparse
 from typing import Any
 
 import torch
-import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from load_tests.peers.command_line import peer_parser
+from load_tests.peers.command_line import app_parser, serve_app
 from load_tests.peers.stock_litserve import load_tokenizer
 from models import register_architectures
 
@@ -52,26 +51,8 @@ def create_app() -> FastAPI:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = peer_parser("fastapi_pipeline", dtypes=("float32", "bfloat16", "float16"))
-    result.add_argument("--workers", type=int, default=1, help="uvicorn's processes")
-    result.add_argument("--threads", type=int, default=1, help="torch threads of one worker")
-    result.add_argument("--batch-size", type=int, default=8, help="the pipeline's, for a list of texts")
-    return result
-
-
-def main() -> None:
-    """Serves until a signal."""
-    options = parser().parse_args()
-    uvicorn.run(
-        "load_tests.peers.fastapi_pipeline:create_app",
-        factory=True,
-        host="127.0.0.1",
-        port=options.port,
-        workers=options.workers,
-        access_log=False,
-        log_level="warning",
-    )
+    return app_parser("fastapi_pipeline", dtypes=("float32", "bfloat16", "float16"), batch="the pipeline's, for a list")
 
 
 if __name__ == "__main__":
-    main()
+    serve_app("fastapi_pipeline", parser().parse_args())

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import onnxruntime  # type: ignore[import-not-found]
 import orjson
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from tokenizers import Tokenizer
 
-from load_tests.peers.command_line import peer_parser
+from load_tests.peers.command_line import app_parser, serve_app
 
 ROUND_TEXTS = 128
 
@@ -120,27 +119,10 @@ def create_app() -> FastAPI:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = peer_parser("onnx_int8", dtypes=("int8",))
+    result = app_parser("onnx_int8", dtypes=("int8",), batch="texts of one forward")
     result.add_argument("--graph", required=True, help="the graph that onnx_export wrote")
-    result.add_argument("--workers", type=int, default=1, help="uvicorn's processes")
-    result.add_argument("--threads", type=int, default=1, help="threads of one worker's session")
-    result.add_argument("--batch-size", type=int, default=8, help="texts of one forward")
     return result
 
 
-def main() -> None:
-    """Serves until a signal."""
-    options = parser().parse_args()
-    uvicorn.run(
-        "load_tests.peers.onnx_int8:create_app",
-        factory=True,
-        host="127.0.0.1",
-        port=options.port,
-        workers=options.workers,
-        access_log=False,
-        log_level="warning",
-    )
-
-
 if __name__ == "__main__":
-    main()
+    serve_app("onnx_int8", parser().parse_args())
