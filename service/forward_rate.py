@@ -71,7 +71,9 @@ def measure(settings: Settings, device: str, *, texts: Path, seconds: float, rea
     report = {"mean_tokens": statistics.mean(len(text.ids) for text in encoded), **engine.details}
     ready.wait(LOADING_S)
     if first:
+        torch.set_num_threads(settings.lone_thread_count())
         report["one_text_p50_ms"] = one_text_p50_ms(engine, encoded)
+        torch.set_num_threads(settings.thread_count())
     ready.wait(LOADING_S)
     batches = token_batches(encoded, settings.batch_tokens(device))
     return {"texts_per_s": texts_per_s(engine, batches, seconds=seconds), **report}

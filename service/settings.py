@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     workers_per_device: int = Field(
         default=0, ge=0, description="Model processes on each device; 0: 1 on CUDA, one per core up to 4 on CPU."
     )
-    threads: int = Field(default=0, ge=0, description="Threads of a CPU forward; 0: cores / workers.")
+    threads: int = Field(
+        default=0, ge=0, description="Threads of a CPU forward; 0: cores / workers, all cores while the other workers are idle."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         default="auto", description="Arithmetic; auto: bfloat16 on CUDA, float32 on CPU. int8 is for the CPU."
     )
@@ -80,8 +82,12 @@ class Settings(BaseSettings):
         return self.workers_per_device or (min(cores(), 4) if device == "cpu" else 1)
 
     def thread_count(self) -> int:
-        """Threads of one CPU worker."""
+        """Threads of one CPU worker among busy ones."""
         return self.threads or max(1, cores() // self.worker_count("cpu"))
+
+    def lone_thread_count(self) -> int:
+        """Threads of a CPU worker while the others are idle."""
+        return self.threads or cores()
 
     def batch_tokens(self, device: str) -> int:
         """The token budget of one forward. On CPU larger batches add latency and no throughput."""

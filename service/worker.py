@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ from litserve.loops import LitLoop
 
 from service.batching import QueuedText, TextQueue
 from service.catalog import ServedModel, register_all
+from service.cores import Cores
 from service.engine import Engine, FloatArray, Launched
 from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, encode
 from service.lifetime import end_with_parent
@@ -93,7 +95,17 @@ class WorkerLoop(LitLoop):
         connections = Connections(queue, hello=hello)
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
         meter = metrics.BatchMeter([served.name for served in lit_api.catalog])
-        BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter).run()
+        cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
+        BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter, cores=cores).run()
+
+    def _cores(self, settings: Settings, worker_id: int) -> Cores:
+        return Cores(
+            self.runtime_dir / "busy",
+            worker=worker_id,
+            workers=settings.worker_count("cpu"),
+            share=settings.thread_count(),
+            total=settings.lone_thread_count(),
+        )
 
 
 class Running(msgspec.Struct, gc=False):
@@ -107,13 +119,22 @@ class Running(msgspec.Struct, gc=False):
 
 class BatchLoop:
     """Takes batches, computes them, sends the answers. Where the device works by itself, the next batch is launched before the
-    last one's answers are made, so that it never waits for Python."""
+    last one's answers are made, so that it never waits for Python. `cores` is held while a forward runs."""
 
-    def __init__(self, engines: Sequence[Engine], queue: TextQueue, *, send: Send, meter: "BatchMeter") -> None:
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        queue: TextQueue,
+        *,
+        send: Send,
+        meter: "BatchMeter",
+        cores: AbstractContextManager[None],
+    ) -> None:
         self.engines = engines
         self.queue = queue
         self._send = send
         self._meter = meter
+        self._cores = cores
         self._running: Running | None = None
         self._finished_at = 0.0
 
@@ -144,10 +165,11 @@ class BatchLoop:
     def _launch(self, model: int, batch: list[QueuedText]) -> Running:
         self._meter.queue_depth(model, self.queue.depth(model))
         started_at = time.monotonic()
-        try:
-            launched = self.engines[model].launch([text.text for text in batch])
-        except FAULTS_OF_TEXTS:
-            launched = None  # which text is at fault is found out when its turn comes
+        with self._cores:
+            try:
+                launched = self.engines[model].launch([text.text for text in batch])
+            except FAULTS_OF_TEXTS:
+                launched = None  # which text is at fault is found out when its turn comes
         return Running(model, batch, launched, started_at)
 
     def _finish(self, running: Running) -> None:

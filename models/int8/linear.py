@@ -1,4 +1,4 @@
-"""A linear layer computed in 8-bit integers by oneDNN, with fixed activation ranges: a row's result never depends on another.
+"""A linear layer computed in 8-bit integers on the CPU, with fixed activation ranges: a row's result never depends on another.
 
 Shapes: `M` rows, `K` input channels, `N` output channels.
 
@@ -13,6 +13,7 @@ equation 4):
 None of it takes time in a forward: the product with 1 / s_k is the one that quantizes, and the constants join the bias.
 """
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -29,7 +30,8 @@ WEIGHT_MAX, WEIGHT_MAX_NO_VNNI = 127, 64
 class Int8Linear(nn.Module):
     """`linear` with int8 weights, one scale an output channel, and uint8 activations; float32 in and out.
 
-    `ranges_2K`: lowest and highest value of each input channel. A value outside is clipped.
+    `ranges_2K`: lowest and highest value of each input channel. A value outside is clipped. What multiplies the integers is a
+    subclass's.
     """
 
     def __init__(self, linear: nn.Linear, ranges_2K: torch.Tensor) -> None:
@@ -44,11 +46,25 @@ class Int8Linear(nn.Module):
         integers_NK = (folded_NK / scale_N.unsqueeze(1)).round()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.inverse_step_K = nn.Buffer(1 / step_K)
-        self.zero_K = nn.Buffer(zero_K + 0.5)  # the conversion to integers cuts off
-        self.scale_N = nn.Buffer(scale_N)
-        self.weight_zero_N = nn.Buffer(torch.zeros(linear.out_features, dtype=torch.int64))
-        self.bias_N = nn.Buffer(bias_N - scale_N * (integers_NK @ zero_K))
-        self.weight = torch.ops.onednn.qlinear_prepack(integers_NK.to(torch.int8), None)
+        self.zero_K = nn.Buffer(zero_K)
+        self._keep(integers_NK.to(torch.int8), scale_N, bias_N - scale_N * (integers_NK @ zero_K))
+
+    def _keep(self, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor) -> None:
+        """Packs what the product needs, in the kernel's own form."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class OneDnnLinear(Int8Linear):
+    """By oneDNN."""
+
+    def _keep(self, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor) -> None:
+        self.zero_K += 0.5  # the conversion to integers cuts off
+        self.scale_N, self.bias_N = nn.Buffer(scale_N), nn.Buffer(bias_N)
+        self.weight_zero_N = nn.Buffer(torch.zeros(len(scale_N), dtype=torch.int64))
+        self.weight = torch.ops.onednn.qlinear_prepack(weight_NK, None)
 
     def forward(self, inputs_MK: torch.Tensor) -> torch.Tensor:
         """(..., K) -> (..., N)."""
@@ -59,8 +75,43 @@ class Int8Linear(nn.Module):
             integers_MK, 1.0, 0, self.weight, self.scale_N, self.weight_zero_N, self.bias_N, 1.0, 0, torch.float32, "none", [], ""
         )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+class FbgemmLinear(Int8Linear):
+    """By FBGEMM, which rounds to integers while it packs, and keeps nothing for each number of rows it has seen."""
+
+    def _keep(self, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor) -> None:
+        engine = torch.backends.quantized.engine
+        torch.backends.quantized.engine = "fbgemm"
+        try:
+            with warnings.catch_warnings():  # torch means to drop these tensors, and `has_fbgemm` says when it did
+                warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*")
+                quantized_NK = torch._make_per_channel_quantized_tensor(
+                    weight_NK, scale_N.double(), torch.zeros(len(scale_N), dtype=torch.int64), 0
+                )
+            self.packed = torch.ops.quantized.linear_prepack(quantized_NK, bias_N)
+        finally:
+            torch.backends.quantized.engine = engine
+
+    def forward(self, inputs_MK: torch.Tensor) -> torch.Tensor:
+        """(..., K) -> (..., N)."""
+        scaled_MK = torch.addcmul(self.zero_K, inputs_MK, self.inverse_step_K)
+        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(scaled_MK, 1.0, 0, self.packed)
+
+
+def int8_linear(linear: nn.Linear, ranges_2K: torch.Tensor) -> Int8Linear:
+    """The faster kind on this processor. Without VNNI a forward of one text of 23 tokens took 7.4 ms by FBGEMM and 9.7 by
+    oneDNN, and large ones the same."""
+    kind = FbgemmLinear if has_fbgemm() and not torch.cpu._is_vnni_supported() else OneDnnLinear
+    return kind(linear, ranges_2K)
+
+
+def has_fbgemm() -> bool:
+    """Whether this torch has FBGEMM's linear layer, on this processor."""
+    return (
+        "fbgemm" in torch.backends.quantized.supported_engines
+        and hasattr(torch, "_make_per_channel_quantized_tensor")
+        and hasattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32")
+    )
 
 
 def smoothed_steps(weight_NK: torch.Tensor, *, half_ranges_K: torch.Tensor) -> torch.Tensor:
@@ -85,4 +136,4 @@ def quantize_linears(model: nn.Module, ranges: Mapping[str, torch.Tensor]) -> No
         if not isinstance(layer, nn.Linear) or layer.in_features != ranges_2K.shape[1]:
             raise KeyError(name)
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, Int8Linear(layer, ranges_2K))
+        setattr(model.get_submodule(parent), child, int8_linear(layer, ranges_2K))

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8 import RANGES_FILE, Int8Linear, RangesError, load_ranges, observe_ranges, quantize_linears, save_ranges
 from models.int8.__main__ import main
-from models.int8.linear import ACTIVATION_MAX, weight_max
+from models.int8.linear import ACTIVATION_MAX, FbgemmLinear, OneDnnLinear, has_fbgemm, int8_linear, weight_max
 from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification
 from tokenizers_store.training import train_tokenizer
 
@@ -17,10 +17,19 @@ SIZES = {"vocab_size": 2000, "hidden_size": 64, "num_hidden_layers": 2, "num_att
 TEXTS = ["a fine day", "not good at all", "the train leaves at nine", "what a dreadful, dreadful film", "yes"]
 
 
+KINDS = [OneDnnLinear, *([FbgemmLinear] if has_fbgemm() else [])]
+
+
 @pytest.fixture
 def layer():
     torch.manual_seed(0)
     return nn.Linear(96, 80)
+
+
+@pytest.fixture(params=KINDS)
+def quantized_kind(request):
+    """Each kind of product that this machine has."""
+    return request.param
 
 
 @pytest.fixture
@@ -51,44 +60,48 @@ def checkpoint(bert, tmp_path):
 
 
 class TestInt8Linear:
-    def test_is_near_the_float_layer(self, layer, inputs):
-        found = Int8Linear(layer, ranges_of(inputs))(inputs)
+    def test_is_near_the_float_layer(self, quantized_kind, layer, inputs):
+        found = quantized_kind(layer, ranges_of(inputs))(inputs)
         expected = layer(inputs)
         # a 7-bit weight is off by up to 1/128 of the widest of its row, and random signs partly cancel over 96 products
         assert (found - expected).abs().mean() < 0.03 * expected.std()
 
-    def test_a_row_does_not_depend_on_the_others(self, layer, inputs):
-        quantized = Int8Linear(layer, ranges_of(inputs))
+    def test_a_row_does_not_depend_on_the_others(self, quantized_kind, layer, inputs):
+        quantized = quantized_kind(layer, ranges_of(inputs))
         together = quantized(inputs)
         for rows in (slice(0, 1), slice(3, 8), slice(7, 40)):
             assert torch.equal(quantized(inputs[rows]), together[rows])
 
-    def test_leading_shapes_are_kept(self, layer, inputs):
-        quantized = Int8Linear(layer, ranges_of(inputs))
+    def test_leading_shapes_are_kept(self, quantized_kind, layer, inputs):
+        quantized = quantized_kind(layer, ranges_of(inputs))
         assert torch.equal(quantized(inputs.view(2, 20, 96)), quantized(inputs).view(2, 20, 80))
 
-    def test_the_largest_sums_do_not_saturate(self):
+    def test_the_largest_sums_do_not_saturate(self, quantized_kind):
         """Every product at its largest: 16-bit additions would cut it off, as they do for weights of 127 without VNNI."""
         layer = nn.Linear(64, 32, bias=False)
         nn.init.constant_(layer.weight, 0.5)
         ranges_2K = torch.tensor([-1.0, 1.0]).unsqueeze(1).expand(2, 64)
-        highest = Int8Linear(layer, ranges_2K)(torch.full((3, 64), 10.0))
+        highest = quantized_kind(layer, ranges_2K)(torch.full((3, 64), 10.0))
         step = 1 / 127
         torch.testing.assert_close(highest, torch.full((3, 32), 0.5 * 64 * (ACTIVATION_MAX - 128) * step), atol=1e-3, rtol=0)
 
-    def test_values_outside_the_ranges_are_clipped(self, layer, inputs):
-        quantized = Int8Linear(layer, ranges_of(inputs))
+    def test_values_outside_the_ranges_are_clipped(self, quantized_kind, layer, inputs):
+        quantized = quantized_kind(layer, ranges_of(inputs))
         outside = torch.full((1, 96), 1e6)
         assert quantized(outside).isfinite().all()
         assert torch.equal(quantized(outside), quantized(2 * outside))
 
-    def test_dead_channels_do_no_harm(self, layer, inputs):
+    def test_dead_channels_do_no_harm(self, quantized_kind, layer, inputs):
         inputs[:, 5:9] = 0
         layer.weight.data[:, 20] = 0
         layer.weight.data[7] = 0
-        found = Int8Linear(layer, ranges_of(inputs))(inputs)
+        found = quantized_kind(layer, ranges_of(inputs))(inputs)
         assert found.isfinite().all()
         torch.testing.assert_close(found[:, 7], layer.bias[7].expand(40), atol=1e-6, rtol=0)
+
+    def test_a_torch_that_dropped_fbgemm_gets_onednn(self, layer, inputs, monkeypatch):
+        monkeypatch.delattr(torch, "_make_per_channel_quantized_tensor", raising=False)
+        assert type(int8_linear(layer, ranges_of(inputs))) is OneDnnLinear
 
     def test_weights_fit_the_processor(self):
         assert weight_max() == (127 if torch.cpu._is_vnni_supported() else 64)

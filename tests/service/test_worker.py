@@ -1,6 +1,7 @@
 """One bad text fails alone, and the answers of a batch go back to the requests they came from."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -133,6 +134,7 @@ def loop() -> BatchLoop:
         TextQueue(1, max_batch_tokens=4),
         send=lambda by_connection: sent.extend(by_connection[1]),
         meter=Meter(),  # type: ignore[arg-type]
+        cores=nullcontext(),
     )
     loop.sent = sent  # type: ignore[attr-defined]
     return loop
