@@ -1,0 +1,75 @@
+"""One HTTP request and its answer, as ASGI gives and takes them."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope
+
+from service import errors
+from service.errors import ServiceError
+
+Headers = list[tuple[bytes, bytes]]
+JSON = (b"content-type", b"application/json")
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody reads an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response."""
+
+    status: int
+    body: bytes
+    headers: Headers
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way."""
+
+    scope: Scope
+    receive: Receive
+    headers: dict[bytes, bytes]
+    model: str = ""
+    started_at: float = field(default_factory=time.perf_counter)
+    arrived_at: float = field(default_factory=time.monotonic)
+
+
+async def read_body(call: Call, limit: int, timeout_s: float) -> bytes:
+    """The whole body. ServiceError 413 as soon as it is known to be over `limit` bytes, 504 if it does not come in time."""
+    declared = call.headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit:
+        raise errors.payload_too_large(limit)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await call.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                body += message.get("body", b"")
+                if len(body) > limit:
+                    raise errors.payload_too_large(limit)
+                if not message.get("more_body"):
+                    return bytes(body)
+    except TimeoutError:
+        raise errors.timed_out(timeout_s) from None
+
+
+def json_answer(status: int, content: Any, headers: Headers | None = None) -> Answer:
+    """A JSON response."""
+    body = orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+    return Answer(status, body, [*(headers or [JSON]), (b"content-length", b"%d" % len(body))])
+
+
+def error_answer(error: ServiceError) -> Answer:
+    """{"error", "error_type"}, with Retry-After where a retry can help."""
+    headers = [JSON]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    return json_answer(error.status, {"error": error.message, "error_type": error.error_type}, headers)
