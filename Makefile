@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: serve test check train evaluate bench load clean
+.PHONY: serve test check train evaluate bench bench-gpu load clean
 
 serve: $(VENV)/.serve
 	exec $(BIN)/python -m service
@@ -27,6 +27,9 @@ evaluate: $(VENV)/.all
 
 bench: $(VENV)/.all
 	$(BIN)/python -m load_tests.bench $(ARGS)
+
+bench-gpu: $(VENV)/.all
+	$(BIN)/python -m load_tests.bench_gpu $(ARGS)
 
 load: $(VENV)/.all
 	$(BIN)/python -m load_tests.run_load $(ARGS)

@@ -24,7 +24,7 @@ from load_tests.plots import save_plots
 from load_tests.promises import promises
 from load_tests.results import BATCH_TEXTS, PROMISED_CONNECTIONS, Forward, Results, to_dict, to_json
 from load_tests.servers import ROOT, exit_on_sigterm
-from load_tests.texts import user_texts
+from load_tests.texts import long_text, user_texts
 
 RESULTS = Path(__file__).parent / "results"
 PYTHON = Path(sys.executable)
@@ -45,6 +45,8 @@ def main() -> int:
             plan = make_plan(options, Path(folder))
             for dtype in options.dtypes.split(","):
                 results.forwards.append(bare_forward(plan, dtype))
+                if options.compiled:
+                    results.forwards.append(bare_forward(plan, dtype, compiled=True))
         except subprocess.CalledProcessError as error:
             print(reason(error), file=sys.stderr)
             return 1
@@ -64,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--connections", default="1,64", help="for single texts, comma-separated")
     result.add_argument("--batch-connections", type=int, default=8, help=f"for requests of {BATCH_TEXTS} texts")
     result.add_argument("--open-connections", type=int, default=256, help="of the open loops")
+    result.add_argument("--generator-processes", type=int, default=1, help="that share the connections")
+    result.add_argument("--words", type=int, help="long texts of this many words instead of users' short ones")
+    result.add_argument("--compiled", action="store_true", help="also measure the bare forward under torch.compile")
     result.add_argument("--seconds", type=float, default=15.0, help="of each closed loop")
     result.add_argument("--open-seconds", type=float, help="of each rate of the open loops; none: as --seconds")
     result.add_argument("--idle-seconds", type=float, default=10.0)
@@ -101,8 +106,9 @@ def new_results(options: argparse.Namespace) -> Results:
         versions=describe_versions(),
         setup={
             "model": options.model,
-            "texts": f"{count_of_texts(options)} of load_tests.texts",
-            "generator": "load_tests.generator, in a process of its own on the same machine",
+            "texts": f"{count_of_texts(options)} of load_tests.texts"
+            + (f", {options.words} words each" if options.words else ""),
+            "generator": f"load_tests.generator, {options.generator_processes} process(es) of its own on the same machine",
             "seconds a load": f"{seconds(options):g} after {warmup_s(options):g} of warm-up; open loops {open_s(options):g}",
         },
     )
@@ -128,7 +134,8 @@ def make_plan(options: argparse.Namespace, folder: Path) -> Plan:
     """Writes the texts and the checkpoint's plain form. CalledProcessError if the reference forward fails.
 
     Promises need 1 and 64 connections, so those are always there."""
-    texts = user_texts(count_of_texts(options))
+    count = count_of_texts(options)
+    texts = [long_text(options.words, seed=seed) for seed in range(count)] if options.words else user_texts(count)
     texts_file, checked_file = folder / "texts.txt", folder / "checked.txt"
     texts_file.write_text("\n".join(texts) + "\n", encoding="utf-8")
     checked_file.write_text("\n".join(texts[:CHECKED_TEXTS]) + "\n", encoding="utf-8")
@@ -154,6 +161,7 @@ def make_plan(options: argparse.Namespace, folder: Path) -> Plan:
         connections=sorted({int(part) for part in options.connections.split(",")} | {1, PROMISED_CONNECTIONS}),
         batch_connections=options.batch_connections,
         open_connections=options.open_connections,
+        generator_processes=options.generator_processes,
         first_only=options.quick,
     )
 
@@ -167,14 +175,14 @@ def plain_form(model: str, folder: Path) -> tuple[Path | None, str]:
     return folder, ""
 
 
-def bare_forward(plan: Plan, dtype: str) -> Forward:
+def bare_forward(plan: Plan, dtype: str, *, compiled: bool = False) -> Forward:
     """From the service's own tool, in a process of its own."""
-    say(f"bare packed forward, {dtype}")
+    say(f"bare packed forward, {dtype}{' compiled' if compiled else ''}")
     found = json.loads(
         output(PYTHON, "-m", "service.forward_rate", "--model", plan.model, "--dtype", dtype, "--texts", str(plan.texts),
-               "--seconds", str(plan.seconds), "--json")
+               "--seconds", str(plan.seconds), "--json", *(["--compiled"] if compiled else []))
     )  # fmt: skip
-    return Forward(dtype=dtype, texts_per_s=found["texts_per_s"], one_text_p50_ms=found["one_text_p50_ms"])
+    return Forward(dtype=dtype, compiled=compiled, texts_per_s=found["texts_per_s"], one_text_p50_ms=found["one_text_p50_ms"])
 
 
 def write(results: Results, name: str, *, plots: bool = False) -> str:

@@ -15,15 +15,17 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from load_tests.connection import Slot
 from load_tests.pace import ClosedLoop, OpenLoop
-from load_tests.report import Recorder, Report
+from load_tests.report import Recorded, Recorder, Report, summed
 from load_tests.texts import user_texts
 
 DEFAULT_TEXTS = 4096
@@ -34,6 +36,7 @@ class Load:
     """What to send. `rate` is in requests/s; None: closed loop. `drain_s`: how long to wait for the last answers.
 
     A body holds its texts in `texts_field`, a single one as a string unless `always_list`, and `extra_fields` beside them.
+    `processes` share the connections and the rate, where one is too slow to keep the server busy.
     `result_mark` stands in a response once or more for each text; counting it is the cheapest look at a response's shape."""
 
     url: str
@@ -45,6 +48,7 @@ class Load:
     rate: float | None = None
     seed: int = 0
     drain_s: float = 30.0
+    processes: int = 1
     texts_field: str = "inputs"
     always_list: bool = False
     extra_fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
@@ -75,8 +79,8 @@ def render_requests(load: Load, texts: Sequence[str]) -> list[bytes]:
     return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
 
 
-async def measure(load: Load, texts: Sequence[str]) -> Report:
-    """Runs the load: warm-up, measured seconds, wait for the last answers. ValueError if the URL is not plain http."""
+async def measure(load: Load, texts: Sequence[str]) -> Recorded:
+    """One process's load: warm-up, measured seconds, wait for the last answers. ValueError if the URL is not plain http."""
     target = urlsplit(load.url)
     if target.scheme != "http" or target.hostname is None:
         raise ValueError(f"the URL must be http://host[:port]/path, not {load.url!r}")
@@ -103,7 +107,7 @@ async def measure(load: Load, texts: Sequence[str]) -> Report:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return recorder.report(texts_per_request=load.texts_per_request, seconds=seconds, cpu_s=cpu_s)
+    return Recorded(recorder.latencies_s, recorder.errors, seconds, cpu_s)
 
 
 async def _drain(slots: Sequence[Slot], recorder: Recorder, drain_s: float) -> None:
@@ -116,6 +120,37 @@ async def _drain(slots: Sequence[Slot], recorder: Recorder, drain_s: float) -> N
 
 
 def run(load: Load, texts: Sequence[str]) -> Report:
+    """The whole load, in as many processes as it asks for."""
+    parts = shares(load)
+    if len(parts) == 1:
+        return summed([run_one(parts[0], texts)], texts_per_request=load.texts_per_request)
+    with ProcessPoolExecutor(len(parts), mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(run_one, part, [*texts[len(texts) * place // len(parts) :], *texts[: len(texts) * place // len(parts)]])
+            for place, part in enumerate(parts)
+        ]
+        return summed([job.result() for job in jobs], texts_per_request=load.texts_per_request)
+
+
+def shares(load: Load) -> list[Load]:
+    """The load cut for its processes, none of which goes without a connection.
+
+    >>> [share.connections for share in shares(Load(url="", connections=9, processes=2))]
+    [5, 4]
+    """
+    count = min(load.processes, load.connections)
+    return [
+        dataclasses.replace(
+            load,
+            connections=load.connections // count + (place < load.connections % count),
+            rate=None if load.rate is None else load.rate / count,
+            seed=load.seed + place,
+        )
+        for place in range(count)
+    ]
+
+
+def run_one(load: Load, texts: Sequence[str]) -> Recorded:
     """`measure` in a new event loop, uvloop's where it is installed."""
     try:
         from uvloop import new_event_loop
@@ -146,6 +181,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rate", type=float, help="requests/s of an open loop; none: closed loop")
     result.add_argument("--seed", type=int, default=Load.seed, help="of the open loop's gaps")
     result.add_argument("--drain-s", type=float, default=Load.drain_s)
+    result.add_argument("--processes", type=int, default=Load.processes, help="that share the connections")
     result.add_argument("--texts-field", default=Load.texts_field, help="the body's field that holds the texts")
     result.add_argument("--always-list", action="store_true", help="send a single text as a list of one")
     result.add_argument("--extra-fields", type=json.loads, default={}, help="more fields of the body, as a JSON object")

@@ -4,7 +4,9 @@ import os
 import platform
 import re
 import shutil
+import statistics
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -24,8 +26,37 @@ def describe_machine() -> dict[str, str]:
         "load_average_before": f"{os.getloadavg()[0]:.2f}",
         "system": f"{platform.system()} {platform.release()}",
     }
-    accelerator = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    return {**found, "accelerator": accelerator.replace("\n", ", ")} if accelerator else found
+    return {**found, "accelerator": ", ".join(gpu_names())} if gpu_names() else found
+
+
+@cache
+def gpu_names() -> tuple[str, ...]:
+    """NVIDIA GPUs; none where there is no driver."""
+    return tuple(_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines())
+
+
+class GpuWatch:
+    """Reads the first GPU's utilisation while it is open."""
+
+    def __init__(self) -> None:
+        self._samples: list[float] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "GpuWatch":
+        if gpu_names():
+            command = "nvidia-smi --id=0 --query-gpu=utilization.gpu --format=csv,noheader,nounits --loop-ms=200"
+            self._process = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            printed = self._process.communicate()[0]
+            self._samples = [float(line) for line in printed.splitlines() if line.strip().isdigit()]
+
+    def median_percent(self) -> float | None:
+        """Over the whole load, whose start and end are not the rule; None without a GPU."""
+        return statistics.median(self._samples) if self._samples else None
 
 
 def describe_versions() -> dict[str, str]:

@@ -42,7 +42,7 @@ def to_markdown(results: Results) -> str:
         *section(
             "Bare packed forward (no HTTP)",
             ["dtype", "texts/s", "one text, p50 ms"],
-            [[forward.dtype, f"{forward.texts_per_s:.0f}", f"{forward.one_text_p50_ms:.2f}"] for forward in results.forwards],
+            [[forward.name, f"{forward.texts_per_s:.0f}", f"{forward.one_text_p50_ms:.2f}"] for forward in results.forwards],
         ),
         *section(
             "How configurations were chosen",

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,7 @@ import psutil
 from load_tests.answers import AnswerCheck, AnswerError, ask, compare
 from load_tests.environments import InstallError, interpreter, versions
 from load_tests.generator import Load
+from load_tests.machine import GpuWatch, gpu_names
 from load_tests.peers.catalog import Contender, Flags
 from load_tests.report import Report
 from load_tests.results import BATCH_TEXTS, PROMISED_CONNECTIONS, Measured, Results, ServerResult, Unmeasured
@@ -49,6 +50,7 @@ class Plan:
     connections: Sequence[int]
     batch_connections: int
     open_connections: int
+    generator_processes: int
     first_only: bool
 
     @property
@@ -86,6 +88,7 @@ class Setting:
             "port": str(self.plan.port),
             "dtype": self.dtype,
             "folder": str(self.folder),
+            "most_connections": str(max(512, *self.plan.connections)),
         }
         return [argument.format_map(values | others) for argument in arguments]
 
@@ -167,7 +170,10 @@ def reason(error: Exception) -> str:
 
 def choose(setting: Setting, results: Results, save: Callable[[], object]) -> Flags | None:
     """The fastest configuration under 64 connections; the only one without a trial; None if none can be measured."""
-    configurations = list(setting.contender.grid(len(os.sched_getaffinity(0))))
+    grid = setting.contender.grid
+    if gpu_names() and setting.contender.gpu_grid is not None:
+        grid = setting.contender.gpu_grid
+    configurations = list(grid(len(os.sched_getaffinity(0))))
     if setting.plan.first_only or len(configurations) == 1:
         return configurations[0]
     rates: dict[Flags, float] = {}
@@ -231,9 +237,11 @@ def measure_load(plan: Plan, process: psutil.Process, load: Load) -> Measured:
     busy = busy_cores(process, seconds=LOOK_S)
     if busy > BUSY_CORES:
         say(f"  something else keeps {busy:.1f} cores busy: the next figures are not to be trusted")
-    printed = output(
-        Path(sys.executable), "-m", "load_tests.generator", *load_arguments(load), "--texts", str(plan.texts), "--json"
-    )
+    load = replace(load, processes=plan.generator_processes)
+    with GpuWatch() as gpu:
+        printed = output(
+            Path(sys.executable), "-m", "load_tests.generator", *load_arguments(load), "--texts", str(plan.texts), "--json"
+        )
     report = Report(**json.loads(printed))
     pace = f"{load.connections} x {load.texts_per_request}" if load.rate is None else f"{load.rate:.1f} requests/s offered"
     say(f"  {pace}: {report.requests_per_s:.1f} requests/s, p50 {report.p50_ms:.1f} ms {report.errors or ''}")
@@ -242,6 +250,7 @@ def measure_load(plan: Plan, process: psutil.Process, load: Load) -> Measured:
         texts_per_request=load.texts_per_request,
         rate=load.rate,
         busy_cores_before=busy,
+        gpu_busy_percent=gpu.median_percent(),
         report=report,
     )
 

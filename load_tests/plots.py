@@ -43,7 +43,7 @@ def draw_throughput(axes: Any, results: Results) -> None:
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
     for number, forward in enumerate(results.forwards):
         axes.axhline(forward.texts_per_s, color="grey", linewidth=0.8, linestyle=("--", ":", "-.")[number % 3],
-                     label=f"bare packed forward, {forward.dtype}")  # fmt: skip
+                     label=f"bare packed forward, {forward.name}")  # fmt: skip
     axes.set_xticks([x + width * (len(servers) - 1) / 2 for x in range(len(loads))], [load_name(*load) for load in loads])
     axes.set_ylabel("texts/s")
     axes.legend(fontsize=8, loc="upper left")

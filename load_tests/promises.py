@@ -31,13 +31,15 @@ class Promise:
 
 def promises(results: Results) -> list[Promise]:
     """For each dtype that was served; one that could not be measured says so."""
-    bare = {forward.dtype: forward for forward in results.forwards}
+    bare = {forward.dtype: forward for forward in sorted(results.forwards, key=lambda forward: forward.texts_per_s)}
     found: list[Promise] = []
     for server in results.servers:
         if server.contender == "valence" and server.loads:
             found += against_stock(server, results.server("stock_litserve"))
             found += against_the_forward(server, bare.get(server.dtype))
             found.append(idle(server))
+            if "accelerator" in results.machine:
+                found += on_a_gpu(server, results.server("stock_litserve"), bare.get(server.dtype))
     if int8 := results.server("valence", "int8"):
         found += against_onnx(int8, results.server("onnx_int8"))
     bfloat16 = results.server("valence", "bfloat16")
@@ -79,6 +81,31 @@ def against_the_forward(server: ServerResult, bare: Forward | None) -> Iterator[
         at_least=False,
         unit=" ms",
     )
+
+
+def on_a_gpu(server: ServerResult, stock: ServerResult | None, bare: Forward | None) -> Iterator[Promise]:
+    """Goals for BERT-base in half precision on one H100 with 16 cores, texts of about 20 tokens."""
+    singles = [measured for measured in server.loads if measured.texts_per_request == 1]
+    most = max(singles, key=lambda measured: measured.report.requests_per_s)
+    yield Promise(subject=f"{server.name}: most requests/s", value=most.report.requests_per_s, goal=50_000, unit="/s")
+    yield Promise(subject=f"{server.name}: GPU busy at that load", value=most.gpu_busy_percent, goal=95, unit="%")
+    for connections, p50_ms, rate in ((1, 1.2, None), (PROMISED_CONNECTIONS, 2.5, 22_000)):
+        report = server.load(connections=connections, texts_per_request=1)
+        subject = f"{server.name}, {connections} connections"
+        yield Promise(subject=f"{subject}: p50", value=report.p50_ms if report else None, goal=p50_ms, at_least=False, unit=" ms")
+        if rate is not None:
+            yield Promise(subject=f"{subject}: requests/s", value=report.requests_per_s if report else None, goal=rate, unit="/s")
+    ours, theirs = (found.load(connections=512, texts_per_request=1) if found else None for found in (server, stock))
+    yield Promise(
+        subject=f"{server.name}, 512 connections: requests/s against stock LitServe", value=_ratio(ours, theirs), goal=60
+    )
+    batches = server.load(connections=None, texts_per_request=BATCH_TEXTS)
+    if batches:
+        yield Promise(
+            subject=f"{server.name}, {BATCH_TEXTS} texts a request: texts/s", value=batches.texts_per_s, goal=80_000, unit="/s"
+        )
+        share = batches.texts_per_s / bare.texts_per_s if bare else None
+        yield Promise(subject=f"{server.name}, {BATCH_TEXTS} texts a request: of the bare forward", value=share, goal=0.95)
 
 
 def idle(server: ServerResult) -> Promise:

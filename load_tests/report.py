@@ -10,8 +10,8 @@ from collections.abc import Sequence
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """What came back within the measured seconds. Latencies are those of good responses, NaN where there was none; of fewer than
-    1,000 responses the p99.9 is the slowest one. `generator_cpu` is the generator's share of one core: near 1, it was the limit
-    and not the server."""
+    1,000 responses the p99.9 is the slowest one. `generator_cpu` is what the generator's busiest process took of a core: near 1,
+    it was the limit and not the server."""
 
     requests: int
     errors: dict[str, int]
@@ -41,22 +41,33 @@ class Recorder:
         if self.is_open:
             self.errors[name] += 1
 
-    def report(self, *, texts_per_request: int, seconds: float, cpu_s: float) -> Report:
-        """Rates and percentiles."""
-        latencies_s = sorted(self.latencies_s)
-        requests_per_s = len(latencies_s) / seconds
-        return Report(
-            requests=len(latencies_s),
-            errors=dict(self.errors),
-            requests_per_s=requests_per_s,
-            texts_per_s=requests_per_s * texts_per_request,
-            p50_ms=1000 * percentile(latencies_s, 0.50),
-            p90_ms=1000 * percentile(latencies_s, 0.90),
-            p99_ms=1000 * percentile(latencies_s, 0.99),
-            p999_ms=1000 * percentile(latencies_s, 0.999),
-            max_ms=1000 * percentile(latencies_s, 1.0),
-            generator_cpu=cpu_s / seconds,
-        )
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What one process of the generator recorded in `seconds`, of which it computed for `cpu_s`."""
+
+    latencies_s: "array[float]"
+    errors: Counter[str]
+    seconds: float
+    cpu_s: float
+
+
+def summed(parts: Sequence[Recorded], *, texts_per_request: int) -> Report:
+    """Rates and percentiles over all processes."""
+    latencies_s = sorted(latency_s for part in parts for latency_s in part.latencies_s)
+    requests_per_s = sum(len(part.latencies_s) / part.seconds for part in parts)
+    return Report(
+        requests=len(latencies_s),
+        errors=dict(sum((part.errors for part in parts), Counter())),
+        requests_per_s=requests_per_s,
+        texts_per_s=requests_per_s * texts_per_request,
+        p50_ms=1000 * percentile(latencies_s, 0.50),
+        p90_ms=1000 * percentile(latencies_s, 0.90),
+        p99_ms=1000 * percentile(latencies_s, 0.99),
+        p999_ms=1000 * percentile(latencies_s, 0.999),
+        max_ms=1000 * percentile(latencies_s, 1.0),
+        generator_cpu=max(part.cpu_s / part.seconds for part in parts),
+    )
 
 
 def percentile(ascending: Sequence[float], share: float) -> float:

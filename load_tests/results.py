@@ -17,12 +17,13 @@ PROMISED_CONNECTIONS = 64
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """One load on one server. `rate` is in requests/s of an open loop; None: closed loop. `busy_cores_before`: what everything
-    but the server kept busy just before; it should be near 0."""
+    but the server kept busy just before; it should be near 0. `gpu_busy_percent`: the share of the time in which a kernel ran."""
 
     connections: int
     texts_per_request: int
     rate: float | None = None
     busy_cores_before: float
+    gpu_busy_percent: float | None = None
     report: Report
 
 
@@ -69,8 +70,13 @@ class Forward:
     """The bare packed forward, with no server up."""
 
     dtype: str
+    compiled: bool = False
     texts_per_s: float
     one_text_p50_ms: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.dtype}, compiled" if self.compiled else self.dtype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ def main() -> None:
         device=options.device,
         threads=options.threads,
         workers_per_device=options.workers_per_device,
+        cuda_graphs=not options.compiled,
     )
     device = settings.accelerator()
     workers = settings.worker_count(device)
@@ -43,7 +44,16 @@ def main() -> None:
     with multiprocessing.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
         ready = manager.Barrier(workers)
         jobs = [
-            pool.submit(measure, settings, device, texts=options.texts, seconds=options.seconds, ready=ready, first=index == 0)
+            pool.submit(
+                measure,
+                settings,
+                device,
+                texts=options.texts,
+                seconds=options.seconds,
+                ready=ready,
+                first=index == 0,
+                compiled=options.compiled,
+            )
             for index in range(workers)
         ]
         reports = [job.result() for job in jobs]
@@ -61,13 +71,19 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--threads", type=int, default=0, help="of each worker; 0: as the service would")
     result.add_argument("--workers-per-device", type=int, default=0, help="processes at once; 0: as the service would")
     result.add_argument("--seconds", type=float, default=10.0, help="how long to measure full batches")
+    result.add_argument("--compiled", action="store_true", help="under torch.compile(dynamic=True), without CUDA graphs")
     result.add_argument("--json", action="store_true")
     return result
 
 
-def measure(settings: Settings, device: str, *, texts: Path, seconds: float, ready: Barrier, first: bool) -> dict[str, Any]:
+def measure(
+    settings: Settings, device: str, *, texts: Path, seconds: float, ready: Barrier, first: bool, compiled: bool
+) -> dict[str, Any]:
     """One worker's share: first one text's time, with the others idle; then its texts/s, all together."""
     engine, encoded = loaded(settings, device, texts=texts)
+    if compiled:
+        engine.model = torch.compile(engine.model, dynamic=True)
+        engine.warm_up()
     report = {"mean_tokens": statistics.mean(len(text.ids) for text in encoded), **engine.details}
     ready.wait(LOADING_S)
     if first:

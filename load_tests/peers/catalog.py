@@ -30,7 +30,8 @@ class Contender:
 
     `arguments` are Python's, with these filled in: `{model}` (the checkpoint), `{plain}` (the same as one of transformers' own
     architectures), `{port}`, `{dtype}` and `{folder}` (its own, empty at first); so are `prepare`'s, which run once before.
-    `grid` gives the configurations to try, as more flags, for a number of cores. `dtypes`: what it computes in, default first.
+    `grid` gives the configurations to try, as more flags, for a number of cores; `gpu_grid` those for a GPU beside them, if those
+    are others. `{most_connections}` is the largest number of connections to come. `dtypes`: what it computes in, default first.
     With `requirements`, a file of that name in `requirements/`, it has an environment of its own, out of which `removed` packages
     are taken again. `open_loop`: it is also measured at fixed rates of arrival."""
 
@@ -39,6 +40,7 @@ class Contender:
     dtypes: tuple[str, ...]
     arguments: Flags
     grid: Callable[[int], Sequence[Flags]] = default_only
+    gpu_grid: Callable[[int], Sequence[Flags]] | None = None
     wire: Wire = VALENCES
     requirements: str | None = None
     removed: tuple[str, ...] = ()
@@ -67,6 +69,14 @@ def litserve_grid(cores: int) -> Sequence[Flags]:
     return [
         flags(workers_per_device=workers, threads=threads, max_batch_size=size, batch_timeout_s=timeout_s)
         for (workers, threads), (size, timeout_s) in product(shares, ((32, 0.01), (8, 0.005), (1, 0.0)))
+    ]
+
+
+def litserve_gpu_grid(cores: int) -> Sequence[Flags]:
+    """On a GPU larger batches pay, and a second worker hides the first one's Python."""
+    return [
+        flags(workers_per_device=workers, max_batch_size=size, batch_timeout_s=0.01)
+        for workers, size in ((1, 64), (2, 64), (2, 256))
     ]
 
 
@@ -105,6 +115,7 @@ PEERS: dict[str, Contender] = {
             dtypes=("float32", "bfloat16", "float16"),
             arguments=app("stock_litserve", model="{model}"),
             grid=litserve_grid,
+            gpu_grid=litserve_gpu_grid,
             open_loop=True,
         ),
         Contender(
@@ -176,7 +187,20 @@ VALENCE = Contender(
     name="valence",
     title="Valence",
     dtypes=("float32", "bfloat16", "float16", "int8"),
-    arguments=("-m", "service", "--host", "127.0.0.1", "--port", "{port}", "--dtype", "{dtype}", "--models", "bench={model}"),
+    arguments=(
+        "-m",
+        "service",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "{port}",
+        "--dtype",
+        "{dtype}",
+        "--models",
+        "bench={model}",
+        "--max-concurrent-requests",
+        "{most_connections}",
+    ),
     wire=Wire(ready_path="/ready"),
     open_loop=True,
 )

@@ -36,7 +36,7 @@ def test_a_grid_has_different_configurations_that_fit_the_machine(contender: Con
 
 @EVERY_CONTENDER
 def test_arguments_have_known_placeholders_only(contender: Contender) -> None:
-    known = {"model": "m", "plain": "p", "port": "1", "dtype": "d", "folder": "f"}
+    known = {"model": "m", "plain": "p", "port": "1", "dtype": "d", "folder": "f", "most_connections": "512"}
     filled = [argument.format_map(known) for argument in (*contender.arguments, *contender.prepare)]
     assert "1" in filled
     assert "d" in filled

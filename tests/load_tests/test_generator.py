@@ -4,6 +4,8 @@ import asyncio
 import json
 import math
 import statistics
+from array import array
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,9 +13,9 @@ from typing import Any
 import pytest
 
 from load_tests.connection import Response
-from load_tests.generator import Load, measure, parser, render_requests
+from load_tests.generator import Load, measure, parser, render_requests, shares
 from load_tests.pace import OpenLoop
-from load_tests.report import Report, percentile
+from load_tests.report import Recorded, Report, percentile, summed
 from load_tests.texts import user_texts
 
 TEXTS = user_texts(64)
@@ -74,7 +76,8 @@ async def against(server: Server, **fields: object) -> Report:
     port = listening.sockets[0].getsockname()[1]
     settings = {"connections": 4, "seconds": 0.4, "warmup_s": 0.1, "drain_s": 2.0, **fields}
     try:
-        return await measure(Load(url=f"http://127.0.0.1:{port}/predict", **settings), TEXTS)  # type: ignore[arg-type]
+        load = Load(url=f"http://127.0.0.1:{port}/predict", **settings)  # type: ignore[arg-type]
+        return summed([await measure(load, TEXTS)], texts_per_request=load.texts_per_request)
     finally:
         listening.close()
         await listening.wait_closed()
@@ -240,6 +243,27 @@ def test_an_open_loop_counts_the_wait_for_a_free_connection() -> None:
     report = run(Server(delay_s=0.05), connections=1, rate=100.0, seconds=1.0, warmup_s=0.0)
     assert report.max_ms > 3 * 50
     assert report.errors["never sent"] > 20
+
+
+def test_processes_share_connections_and_rate() -> None:
+    parts = shares(Load(url="", connections=10, rate=90.0, processes=3))
+    assert [part.connections for part in parts] == [4, 3, 3]
+    assert [part.rate for part in parts] == [30.0] * 3
+    assert len({part.seed for part in parts}) == 3
+
+
+def test_no_process_goes_without_a_connection() -> None:
+    assert [part.connections for part in shares(Load(url="", connections=2, processes=4))] == [1, 1]
+
+
+def test_what_processes_found_is_summed() -> None:
+    parts = [
+        Recorded(array("d", [0.001] * 90), Counter({"status 500": 1}), seconds=1.0, cpu_s=0.2),
+        Recorded(array("d", [0.003] * 10), Counter({"status 500": 2}), seconds=2.0, cpu_s=1.6),
+    ]
+    report = summed(parts, texts_per_request=4)
+    assert (report.requests, report.errors, report.requests_per_s, report.texts_per_s) == (100, {"status 500": 3}, 95.0, 380.0)
+    assert (report.p50_ms, report.p99_ms, report.generator_cpu) == (1.0, 3.0, 0.8)
 
 
 def test_too_few_texts_for_one_request_are_refused() -> None:

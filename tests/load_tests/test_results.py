@@ -106,6 +106,20 @@ def test_a_peer_that_was_not_measured_leaves_its_promises_open() -> None:
     assert sorted(promise.goal for promise in open_promises) == [1.0, 1.0, 1.0, 1.8, 3.0, 5.0]
 
 
+def test_a_gpu_has_goals_of_its_own() -> None:
+    run = results(BFLOAT16)
+    run.machine["accelerator"] = "H100"
+    run.forwards += [
+        Forward(dtype="bfloat16", texts_per_s=490.0, one_text_p50_ms=9.0),
+        Forward(dtype="bfloat16", compiled=True, texts_per_s=500.0, one_text_p50_ms=9.0),
+    ]
+    goals = {promise.subject: promise for promise in promises(run)}
+    assert goals["valence bfloat16: most requests/s"].verdict == "missed"
+    assert goals["valence bfloat16: GPU busy at that load"].verdict == "not measured"
+    assert goals["valence bfloat16, 32 texts a request: of the bare forward"].value == 480 / 500
+    assert not any("GPU busy" in subject for subject, _ in found(BFLOAT16))
+
+
 def test_the_faster_of_two_vllms_is_the_measure() -> None:
     faster = server("vllm_cpu", "float32", lone=20.0, busy=150.0, batches=5.0)
     key = ("valence bfloat16, 64 connections: requests/s against vllm_cpu float32", 1.8)

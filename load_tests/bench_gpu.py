@@ -1,0 +1,35 @@
+"""`make bench-gpu`: the benchmark on a machine with a GPU, complete in under 8 minutes and with nothing from the network.
+
+A BERT-base with random weights in bfloat16 (speed does not depend on what the weights are), beside stock LitServe and the bare
+forward, eager and compiled: short texts under up to 2,048 connections first, then texts of about 250 tokens. Writes two records,
+as `load_tests.bench` does.
+"""
+
+import subprocess
+import sys
+import tempfile
+
+from load_tests.servers import ROOT
+
+SHARED = "--dtypes bfloat16 --compiled --batch-connections 64 --open-connections 1024 --generator-processes 4 --idle-seconds 5"
+SHORT = "--peers stock_litserve:bfloat16 --connections 1,64,512,1024,2048 --seconds 5 --open-seconds 3"
+LONG = "--peers= --words 190 --connections 1,64,512 --seconds 5 --open-seconds 2 --machine gpu-long-texts"
+
+
+def main() -> int:
+    """0; 1 if Valence could not be measured; the rest of the command line goes to both runs."""
+    with tempfile.TemporaryDirectory(prefix="valence-bench-gpu-") as model:
+        subprocess.run([sys.executable, "-m", "load_tests.peers.random_model", model], cwd=ROOT, check=True)
+        runs = [
+            subprocess.run(
+                [sys.executable, "-m", "load_tests.bench", "--model", model, *flags.split(), *SHARED.split(), *sys.argv[1:]],
+                cwd=ROOT,
+                check=False,
+            )
+            for flags in (SHORT, LONG)
+        ]
+    return max(run.returncode for run in runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
