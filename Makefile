@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: serve test check train evaluate bench bench-gpu load clean
+.PHONY: serve test check drills soak train evaluate bench bench-gpu load clean
 
 serve: $(VENV)/.serve
 	exec $(BIN)/python -m service
@@ -18,6 +18,14 @@ check: $(VENV)/.all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every fault at full length, and a table of what was seen.
+drills: $(VENV)/.all
+	$(BIN)/python -m pytest -q -m fault --full-drills $(ARGS)
+
+# A million requests with known answers: half an hour and more.
+soak: $(VENV)/.all
+	$(BIN)/python -m load_tests.known_answers --requests 1000000 --most-texts 1 --dtype int8 $(ARGS)
 
 train: $(VENV)/.all
 	$(BIN)/python -m models.training all $(ARGS)

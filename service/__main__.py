@@ -23,6 +23,7 @@ def main() -> int:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
     from service.catalog import CatalogError
     from service.server import serve
+    from service.worker import refusal_path
 
     try:
         serve(settings, runtime_dir=runtime_dir)
@@ -30,6 +31,10 @@ def main() -> int:
         print(f"valence: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
+        refusal = refusal_path(runtime_dir)
+        if refusal.exists():
+            print(f"valence: {refusal.read_text(encoding='utf-8')}", file=sys.stderr)
+            return 2
         print(f"valence: {error}; the worker's log above says why", file=sys.stderr)
         return 1
     finally:

@@ -6,6 +6,7 @@ There is no timer. An idle device takes a lone text at once; a busy one finds al
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,12 +26,12 @@ class QueuedText(msgspec.Struct, gc=False):
 
 
 class TextQueue:
-    """Texts of all models, oldest first. One thread puts, another takes. `tokens` counts what waits, `dropped` the texts that
-    were never computed."""
+    """Texts of all models, oldest first. One thread puts, another takes. `tokens` counts what waits. `on_dropped` is told the
+    model and number of texts that are not computed, since nobody waits for them any more."""
 
-    def __init__(self, models: int, *, max_batch_tokens: int) -> None:
+    def __init__(self, models: int, *, max_batch_tokens: int, on_dropped: Callable[[int, int], None]) -> None:
         self.max_batch_tokens = max_batch_tokens
-        self.dropped = 0
+        self._on_dropped = on_dropped
         self.tokens = 0
         self._queues: list[deque[QueuedText]] = [deque() for _ in range(models)]
         self._changed = threading.Condition()
@@ -48,7 +49,8 @@ class TextQueue:
         with self._changed:
             for index, queue in enumerate(self._queues):
                 kept = deque(text for text in queue if (text.reply_to, text.job_id) != (reply_to, message.id))
-                self.dropped += len(queue) - len(kept)
+                if len(kept) < len(queue):
+                    self._on_dropped(index, len(queue) - len(kept))
                 self.tokens -= sum(len(text.text.ids) for text in queue) - sum(len(text.text.ids) for text in kept)
                 self._queues[index] = kept
 
@@ -78,12 +80,13 @@ class TextQueue:
         if not waiting:
             return None
         model = min(waiting, key=lambda index: self._queues[index][0].sent_at)
-        batch = self._fill(self._queues[model])
+        batch = self._fill(model)
         return (model, batch) if batch else None
 
-    def _fill(self, queue: deque[QueuedText]) -> list[QueuedText]:
+    def _fill(self, model: int) -> list[QueuedText]:
+        queue = self._queues[model]
         batch: list[QueuedText] = []
-        tokens = 0
+        tokens = dropped = 0
         now = time.monotonic()
         while queue:
             text = queue[0]
@@ -94,10 +97,12 @@ class TextQueue:
             queue.popleft()
             self.tokens -= length
             if expired:
-                self.dropped += 1
+                dropped += 1
             else:
                 batch.append(text)
                 tokens += length
+        if dropped:
+            self._on_dropped(model, dropped)
         return batch
 
 

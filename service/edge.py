@@ -40,12 +40,14 @@ class Edge:
         settings: Settings,
         catalog: Sequence[ServedModel],
         encoders: Sequence[TextEncoder],
+        draining: Path,
         sockets: Sequence[Path],
         http_processes: int,
     ) -> None:
         self.app = app
         self.settings = settings
         self.catalog = catalog
+        self.draining = draining
         self.links = [Link(path, on_found=worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
         self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
@@ -142,7 +144,9 @@ class Edge:
         return json_answer(200, {"status": "alive"})
 
     async def ready(self, call: Call) -> Answer:
-        """Readiness: every worker has let every model answer a real forward."""
+        """Readiness: every worker has let every model answer a real forward, and the service is not about to stop."""
+        if self.draining.exists():
+            raise errors.unhealthy("the service is about to stop")
         missing = sum(not link.ready for link in self.links)
         if missing:
             raise errors.unhealthy(f"{missing} of {len(self.links)} workers are not ready")

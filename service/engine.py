@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.attention import enable_packing
-from models.int8 import prepare_for_inference, quantize
-from service.catalog import ServedModel
+from models.int8 import RANGES_FILE, prepare_for_inference, quantize
+from service.catalog import CatalogError, ServedModel
 from service.graphs import GraphedForward
 from service.packs import Pack, TextIds, pack, pad_rows, token_types
 from service.settings import Settings
@@ -183,9 +184,27 @@ def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:
 
 
 def _load(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    return AutoModelForSequenceClassification.from_pretrained(
-        served.path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-    )
+    """CatalogError where the weights can't be read, or are not those of the architecture: transformers would fill the gaps with
+    random numbers and warn."""
+    weights = next(path for path in sorted(served.path.glob("*.safetensors")) if path.name != RANGES_FILE)
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            served.path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CatalogError(f"{weights}: {str(error).strip().splitlines()[0]}") from error
+    if found["mismatched_keys"]:
+        name, stored, wanted = sorted(found["mismatched_keys"])[0]
+        raise CatalogError(f"{weights}: {name} has shape {tuple(stored)}, but config.json asks for {tuple(wanted)}")
+    if found["missing_keys"]:
+        name, *others = sorted(found["missing_keys"])
+        raise CatalogError(f"{weights}: no {name}, and {len(others)} more are missing; these are weights of another architecture")
+    return model
 
 
 def keep_freed_memory() -> None:

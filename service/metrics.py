@@ -21,6 +21,8 @@ BATCH_TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 655
 REQUESTS = Counter("valence_requests", "Requests answered.", ["route", "model", "status"])
 TEXTS_TOTAL = Counter("valence_texts", "Texts scored.", ["model"])
 TOKENS_TOTAL = Counter("valence_tokens", "Tokens computed.", ["model", "kind"])
+TEXTS_DROPPED = Counter("valence_texts_dropped", "Texts not computed: the client left, or the deadline passed.", ["model"])
+OUT_OF_MEMORY = Counter("valence_out_of_memory", "Batches that memory did not hold.", ["device"])
 FAILURES = Counter("valence_failures", "Requests answered with an error.", ["error_type"])
 WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death.", ["device"])
 
@@ -37,6 +39,12 @@ BATCH_TEXTS = Histogram("valence_batch_texts", "Texts of one batch.", ["model"],
 BATCH_TOKENS_SIZE = Histogram("valence_batch_tokens", "Tokens of one batch.", ["model"], buckets=BATCH_TOKENS)
 
 QUEUE_TEXTS = Gauge("valence_queue_texts", "Texts that wait.", ["model"], multiprocess_mode="livesum")
+BATCH_TOKENS_LIMIT = Gauge(
+    "valence_batch_tokens_limit",
+    "Token budget of a batch, lowered when memory runs out.",
+    ["device"],
+    multiprocess_mode="livemin",
+)
 IN_FLIGHT = Gauge("valence_requests_in_flight", "Requests being served.", multiprocess_mode="livesum")
 WORKER_UP = Gauge("valence_worker_up", "1 while the HTTP processes reach the worker.", ["device"], multiprocess_mode="livemin")
 BUILD_INFO = Gauge("valence_build_info", "Versions.", ["version", "torch", "transformers"], multiprocess_mode="max")
@@ -50,7 +58,7 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-def process_died(pid: int) -> None:
+def process_died(pid: int | None) -> None:
     """Drops the gauges of a process that is gone; its counts stay."""
     multiprocess.mark_process_dead(pid)
 
@@ -79,7 +87,11 @@ class RequestMeter:
 class BatchMeter:
     """What a worker observes of its batches."""
 
-    def __init__(self, models: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], *, device: str, max_batch_tokens: int) -> None:
+        self._out_of_memory = OUT_OF_MEMORY.labels(device)
+        self._limit = BATCH_TOKENS_LIMIT.labels(device)
+        self._limit.set(max_batch_tokens)
+        self._dropped = [TEXTS_DROPPED.labels(model) for model in models]
         self._queue = [QUEUE_DURATION.labels(model) for model in models]
         self._inference = [INFERENCE_DURATION.labels(model) for model in models]
         self._input_tokens = [INPUT_TOKENS.labels(model) for model in models]
@@ -93,6 +105,15 @@ class BatchMeter:
     def queue_depth(self, model: int, texts: int) -> None:
         """How many texts of a model wait while a batch runs."""
         self._depth[model].set(texts)
+
+    def texts_dropped(self, model: int, texts: int) -> None:
+        """Texts that nobody waits for any more."""
+        self._dropped[model].inc(texts)
+
+    def out_of_memory(self, *, limit: int) -> None:
+        """A batch was too large; `limit`: the token budget from now on."""
+        self._out_of_memory.inc()
+        self._limit.set(limit)
 
     def observe(
         self, model: int, batch: Sequence[QueuedText], *, started_at: float, inference_s: float, failed: int, padding: int

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
     auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
     request_timeout_s: float = Field(default=30.0, gt=0, description="Deadline of a request; past it, 504.")
+    watchdog_s: float = Field(
+        default=120.0, ge=0, description="A worker that is busy with one batch for so long is replaced; 0: never."
+    )
+    drain_s: float = Field(
+        default=1.0, ge=0, description="After SIGTERM, how long `/ready` answers 503 while requests are still taken."
+    )
     shutdown_grace_s: int = Field(default=30, ge=1, description="Time that requests in flight get when the service stops.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
 

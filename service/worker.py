@@ -23,26 +23,36 @@ import torch
 from litserve.loops import LitLoop
 
 from service.batching import QueuedText, TextQueue
-from service.catalog import ServedModel, register_all
+from service.catalog import CatalogError, ServedModel, register_all
 from service.cores import Cores
 from service.engine import Engine, FloatArray, Launched
 from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, encode
 from service.lifetime import end_with_parent
 from service.logs import configure_logging
 from service.settings import Settings
+from service.watchdog import watch
 
 if TYPE_CHECKING:
     from service.metrics import BatchMeter
 
 log = logging.getLogger("valence.worker")
 Send = Callable[[dict[int, list[Answer]]], None]
-# What a model may raise on a text that it can't take. Anything else ends the worker.
-FAULTS_OF_TEXTS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
+# What a model may raise on a text that it can't take, or that takes more memory than there is. Anything else ends the worker.
+FAULTS_OF_TEXTS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
+# How torch's allocator for the CPU says it, with nothing but a RuntimeError.
+CPU_OUT_OF_MEMORY = "can't allocate memory"
+# The token budget is not lowered beyond this.
+LEAST_BATCH_TOKENS = 64
 
 
 def socket_path(runtime_dir: Path, worker_id: int) -> Path:
     """The Unix socket that worker listens on."""
     return runtime_dir / f"worker-{worker_id}.sock"
+
+
+def refusal_path(runtime_dir: Path) -> Path:
+    """Why a worker could not load a model: one sentence."""
+    return runtime_dir / "refused"
 
 
 class WorkerApi(ls.LitAPI):
@@ -55,7 +65,8 @@ class WorkerApi(ls.LitAPI):
         self.engines: list[Engine] = []
 
     def setup(self, device: str) -> None:
-        """Loads every model onto `device` and lets each answer a real forward."""
+        """Loads every model onto `device` and lets each answer a real forward. CatalogError for one that can't be served; the
+        reason is left for the main process."""
         end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
         configure_logging(self.settings.log_level)
@@ -63,11 +74,20 @@ class WorkerApi(ls.LitAPI):
         if device == "cpu":
             torch.set_num_threads(self.settings.thread_count())
         for served in self.catalog:
-            started_at = time.monotonic()
-            engine = Engine(served, device=device, settings=self.settings)
-            engine.warm_up()
-            self.engines.append(engine)
-            log.info("loaded %s in %.1f s: %s", served.name, time.monotonic() - started_at, engine.details)
+            try:
+                self.engines.append(self._load(served, device))
+            except CatalogError as error:
+                refusal_path(self.loop.runtime_dir).write_text(str(error), encoding="utf-8")
+                log.error("%s", error)
+                logging.getLogger(LitLoop.__module__).setLevel(logging.CRITICAL)  # no stack for what one sentence says
+                raise
+
+    def _load(self, served: ServedModel, device: str) -> Engine:
+        started_at = time.monotonic()
+        engine = Engine(served, device=device, settings=self.settings)
+        engine.warm_up()
+        log.info("loaded %s in %.1f s: %s", served.name, time.monotonic() - started_at, engine.details)
+        return engine
 
     def predict(self, request: Any) -> Any:
         raise NotImplementedError("requests reach the worker through its socket")
@@ -89,14 +109,19 @@ class WorkerLoop(LitLoop):
         path = socket_path(self.runtime_dir, worker_id)
         metrics.worker_started(f"{device}/{worker_id}", restarted=path.exists())
         path.unlink(missing_ok=True)
-        queue = TextQueue(len(lit_api.engines), max_batch_tokens=lit_api.settings.batch_tokens(device))
+        max_batch_tokens = lit_api.settings.batch_tokens(device)
+        names = [served.name for served in lit_api.catalog]
+        meter = metrics.BatchMeter(names, device=f"{device}/{worker_id}", max_batch_tokens=max_batch_tokens)
+        queue = TextQueue(len(lit_api.engines), max_batch_tokens=max_batch_tokens, on_dropped=meter.texts_dropped)
         details = {served.name: engine.details for served, engine in zip(lit_api.catalog, lit_api.engines, strict=True)}
         hello = Hello(pid=os.getpid(), device=f"{device}/{worker_id}", details=details)
         connections = Connections(queue, hello=hello)
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
-        meter = metrics.BatchMeter([served.name for served in lit_api.catalog])
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
-        BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter, cores=cores).run()
+        batches = BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter, cores=cores)
+        if lit_api.settings.watchdog_s:
+            watch(lambda: batches.busy_since, limit_s=lit_api.settings.watchdog_s)
+        batches.run()
 
     def _cores(self, settings: Settings, worker_id: int) -> Cores:
         return Cores(
@@ -109,17 +134,18 @@ class WorkerLoop(LitLoop):
 
 
 class Running(msgspec.Struct, gc=False):
-    """A batch that was handed to its engine. `launched` None: the launch failed, and nothing of it is on the device."""
+    """A batch that was handed to its engine; `launched` is the error where that failed."""
 
     model: int
     batch: list[QueuedText]
-    launched: Launched | None
+    launched: Launched | Exception
     started_at: float
 
 
 class BatchLoop:
     """Takes batches, computes them, sends the answers. Where the device works by itself, the next batch is launched before the
-    last one's answers are made, so that it never waits for Python. `cores` is held while a forward runs."""
+    last one's answers are made, so that it never waits for Python. `cores` is held while a forward runs. `busy_since`: when the
+    step that runs began; None while there is nothing to do."""
 
     def __init__(
         self,
@@ -137,6 +163,7 @@ class BatchLoop:
         self._cores = cores
         self._running: Running | None = None
         self._finished_at = 0.0
+        self.busy_since: float | None = None
 
     def run(self) -> None:
         """For ever."""
@@ -151,12 +178,15 @@ class BatchLoop:
             taken = self.queue.take()
         elif self._is_worth_a_launch(before):
             taken = self.queue.take_at_once()
+        self.busy_since = time.monotonic()
         self._running = self._launch(*taken) if taken else None
         if before is not None:
             self._finish(before)
         if self._running is not None and not self.engines[self._running.model].overlaps:
             self._finish(self._running)
             self._running = None
+        if self._running is None:
+            self.busy_since = None
 
     def _is_worth_a_launch(self, running: Running) -> bool:
         """Half of what runs, at least: a batch launched too early is a small one."""
@@ -167,14 +197,14 @@ class BatchLoop:
         started_at = time.monotonic()
         with self._cores:
             try:
-                launched = self.engines[model].launch([text.text for text in batch])
-            except FAULTS_OF_TEXTS:
-                launched = None  # which text is at fault is found out when its turn comes
+                launched: Launched | Exception = self.engines[model].launch([text.text for text in batch])
+            except FAULTS_OF_TEXTS as error:
+                launched = error  # which text is at fault is found out when its turn comes
         return Running(model, batch, launched, started_at)
 
     def _finish(self, running: Running) -> None:
         engine, batch = self.engines[running.model], running.batch
-        logits, failed = finish(engine, running)
+        logits, failed = finish(engine, running, relieve=self._relieve)
         now = time.monotonic()
         started_at = max(running.started_at, self._finished_at)
         self._finished_at = now
@@ -184,34 +214,56 @@ class BatchLoop:
             running.model, batch, started_at=started_at, inference_s=now - started_at, failed=len(failed), padding=padding
         )
 
+    def _relieve(self, tokens: int) -> None:
+        """A batch of so many tokens took more memory than there is: later ones are smaller."""
+        torch.cuda.empty_cache()  # nothing happens without CUDA
+        self.queue.max_batch_tokens = min(self.queue.max_batch_tokens, max(LEAST_BATCH_TOKENS, tokens // 2))
+        self._meter.out_of_memory(limit=self.queue.max_batch_tokens)
+        log.warning("out of memory with %d tokens; batches hold %d from now on", tokens, self.queue.max_batch_tokens)
 
-def finish(engine: Engine, running: Running) -> tuple[FloatArray, set[int]]:
+
+Relieve = Callable[[int], None]
+
+
+def finish(engine: Engine, running: Running, *, relieve: Relieve) -> tuple[FloatArray, set[int]]:
     """What `score` gives, for a batch under way."""
-    if running.launched is not None:
-        try:
-            return running.launched.wait(), set()
-        except FAULTS_OF_TEXTS:
-            pass
-    return score(engine, running.batch)
-
-
-def score(engine: Engine, batch: Sequence[QueuedText]) -> tuple[FloatArray, set[int]]:
-    """Logits (texts, labels), and the places in the batch that the model raised on, whose rows mean nothing.
-
-    A batch that fails is halved until the text at fault stands alone, so its neighbours get their scores.
-    """
-    texts = [text.text for text in batch]
     try:
-        return engine.logits(texts), set()
+        if isinstance(running.launched, Exception):
+            raise running.launched
+        return running.launched.wait(), set()
     except FAULTS_OF_TEXTS as error:
-        if engine.device.type == "cuda" and not _cuda_answers():
-            raise  # a CUDA error that sticks: the process must be replaced
-        if len(batch) == 1:
-            log.warning("the model failed on a text of %d tokens: %s", len(texts[0].ids), type(error).__name__)
-            return np.zeros((1, 1), dtype=np.float32), {0}
+        return score_halves(engine, running.batch, error, relieve=relieve)
+
+
+def score(engine: Engine, batch: Sequence[QueuedText], *, relieve: Relieve) -> tuple[FloatArray, set[int]]:
+    """Logits (texts, labels), and the places in the batch that the model raised on, whose rows mean nothing."""
+    try:
+        return engine.logits([text.text for text in batch]), set()
+    except FAULTS_OF_TEXTS as error:
+        return score_halves(engine, batch, error, relieve=relieve)
+
+
+def score_halves(
+    engine: Engine, batch: Sequence[QueuedText], error: Exception, *, relieve: Relieve
+) -> tuple[FloatArray, set[int]]:
+    """What `score` gives, for a batch that failed: it is halved until the text at fault stands alone, so its neighbours get their
+    scores. `relieve` is told the tokens of a batch that memory did not hold."""
+    if is_out_of_memory(error):
+        relieve(sum(len(text.text.ids) for text in batch))
+    elif engine.device.type == "cuda" and not _cuda_answers():
+        raise error  # a CUDA error that sticks: the process must be replaced
+    if len(batch) == 1:
+        log.warning("the model failed on a text of %d tokens: %s", len(batch[0].text.ids), type(error).__name__)
+        return np.zeros((1, 1), dtype=np.float32), {0}
     middle = len(batch) // 2
-    (first, first_failed), (second, second_failed) = score(engine, batch[:middle]), score(engine, batch[middle:])
+    first, first_failed = score(engine, batch[:middle], relieve=relieve)
+    second, second_failed = score(engine, batch[middle:], relieve=relieve)
     return _stacked(first, second), first_failed | {middle + place for place in second_failed}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch may help."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error)
 
 
 def _stacked(first: FloatArray, second: FloatArray) -> FloatArray:

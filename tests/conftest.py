@@ -33,6 +33,10 @@ LABELS = {0: "negative", 1: "neutral", 2: "positive"}
 TINY = {"initializer_range": 0.2, "id2label": LABELS, "label2id": {label: index for index, label in LABELS.items()}}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-drills", action="store_true", help="faults at full length: minutes instead of seconds")
+
+
 @pytest.fixture(scope="session")
 def training_texts() -> tuple[str, ...]:
     return TRAINING_TEXTS

@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 READY_S = 180
 SAFETY_S = 60
+# What `make drills` prints: fault, what must be seen, what was, outcome.
+DRILLS: list[tuple[str, str, str, str]] = []
 MODULES = "examples.keyword_pooling.architecture,failing_architecture"
 
 
@@ -108,7 +110,7 @@ def start(models: Mapping[str, Path], *flags: str, log: Path) -> subprocess.Pope
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [environment.get("PYTHONPATH")])])
     with log.open("wb") as output:
         return subprocess.Popen(
-            [*command, "--workers-per-device", "1", "--threads", "1", *flags],
+            [*command, "--workers-per-device", "1", "--threads", "1", "--drain-s", "0", *flags],
             cwd=ROOT,
             env=environment,
             stdout=output,
@@ -148,6 +150,38 @@ def by_label(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 @pytest.fixture(scope="session")
 def scores_by_label() -> Callable[[Sequence[Mapping[str, Any]]], dict[str, float]]:
     return by_label
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether a fault is to be done at full length."""
+    return bool(request.config.getoption("--full-drills"))
+
+
+@pytest.fixture
+def drill(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Takes what a fault test saw, for the table at the end of `make drills`."""
+    return lambda seen: request.node.user_properties.append(("seen", seen))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    properties = dict(report.user_properties)
+    if "fault" in properties and (report.when == "call" or report.failed):
+        DRILLS.append((properties["fault"], properties["must"], properties.get("seen", ""), report.outcome))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            item.user_properties += [("fault", mark.args[0]), ("must", mark.args[1])]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if DRILLS and config.getoption("--full-drills"):
+        terminalreporter.section("fault drills")
+        terminalreporter.write_line("| fault | must be seen | seen | |\n|---|---|---|---|")
+        for row in DRILLS:
+            terminalreporter.write_line(f"| {' | '.join(row)} |")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""A classifier that misbehaves on purpose: it raises where a text holds one token, and takes its time where it holds another.
+"""A classifier that misbehaves on purpose, each way where a text holds a certain word.
 
 Importing this module registers it. It declares no `_supports_packed`, so the service pads its batches.
 """
 
+import ctypes
 import time
 from pathlib import Path
 
@@ -12,10 +13,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+# The word, and what it does to the forward.
+WORDS = ("poison", "slow", "hungry", "stuck", "frozen", "nap")
+HOUR_S = 3600
+NAP_S = 0.05
+
 
 @strict
 class FailingConfig(PreTrainedConfig):
-    """`failing_token_id` makes the forward raise ValueError; `slow_token_id` makes it take `slow_s` seconds."""
+    """Token ids of the words: "poison" makes the forward raise ValueError, "slow" makes it take `slow_s` seconds, "nap" `NAP_S`,
+    "hungry" makes it run out of memory unless its text stands alone, "stuck" makes it never end, "frozen" neither end nor give
+    Python's lock back."""
 
     model_type = "failing"
 
@@ -23,8 +31,12 @@ class FailingConfig(PreTrainedConfig):
     hidden_size: int = 8
     max_position_embeddings: int = 32
     pad_token_id: int | None = 0
-    failing_token_id: int = -1
-    slow_token_id: int = -1
+    poison: int = -1
+    slow: int = -1
+    hungry: int = -1
+    stuck: int = -1
+    frozen: int = -1
+    nap: int = -1
     slow_s: float = 1.5
 
 
@@ -42,27 +54,35 @@ class FailingForSequenceClassification(PreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: object) -> SequenceClassifierOutput:
         """Logits (B, labels) of ids (B, L)."""
-        if bool((input_ids == self.config.failing_token_id).any()):
+        held = [word for word in WORDS if bool((input_ids == getattr(self.config, word)).any())]
+        if "poison" in held:
             raise ValueError("a token that this model can't bear")
-        if bool((input_ids == self.config.slow_token_id).any()):
+        if "hungry" in held and len(input_ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
+        if "slow" in held:
             time.sleep(self.config.slow_s)
+        if "nap" in held:
+            time.sleep(NAP_S)
+        if "stuck" in held:
+            time.sleep(HOUR_S)
+        if "frozen" in held:
+            ctypes.PyDLL(None).sleep(HOUR_S)
         mask_BL1 = attention_mask.unsqueeze(-1)
         pooled_BD = (self.embeddings(input_ids) * mask_BL1).sum(1) / mask_BL1.sum(1)
         return SequenceClassifierOutput(logits=self.classifier(pooled_BD))
 
 
 def make_checkpoint(folder: Path, texts: tuple[str, ...]) -> None:
-    """A folder in the Hub's form; "poison" makes the model raise and "slow" makes it slow."""
+    """A folder in the Hub's form."""
     from tokenizers_store.training import train_tokenizer
 
-    tokenizer = train_tokenizer(texts, kind="wordpiece", vocab_size=2000, max_length=32, show_progress=False)
-    failing, slow = tokenizer.convert_tokens_to_ids(["poison", "slow"])
-    assert tokenizer.unk_token_id not in (failing, slow)
+    tokenizer = train_tokenizer([*texts, *WORDS * 8], kind="wordpiece", vocab_size=2000, max_length=32, show_progress=False)
+    faults = {word: tokenizer.convert_tokens_to_ids(word) for word in WORDS}
+    assert tokenizer.unk_token_id not in faults.values()
     torch.manual_seed(0)
     config = FailingConfig(
         vocab_size=len(tokenizer),
-        failing_token_id=failing,
-        slow_token_id=slow,
+        **faults,
         id2label={0: "no", 1: "yes"},
         label2id={"no": 0, "yes": 1},
     )

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,11 +25,22 @@ def job(job_id: int, *lengths: int, model: int = 0, expired: bool = False, sent_
     )
 
 
-def queue_of(*jobs: Job, max_batch_tokens: int = 10, models: int = 2) -> TextQueue:
-    queue = TextQueue(models, max_batch_tokens=max_batch_tokens)
+def queue_of(*jobs: Job, max_batch_tokens: int = 10, models: int = 2) -> "CountingQueue":
+    queue = CountingQueue(models, max_batch_tokens=max_batch_tokens)
     for item in jobs:
         queue.put(item, reply_to=1)
     return queue
+
+
+class CountingQueue(TextQueue):
+    """`dropped`: how many texts of each model were not computed."""
+
+    def __init__(self, models: int, *, max_batch_tokens: int) -> None:
+        self.dropped: Counter[int] = Counter()
+        super().__init__(models, max_batch_tokens=max_batch_tokens, on_dropped=self._count)
+
+    def _count(self, model: int, texts: int) -> None:
+        self.dropped[model] += texts
 
 
 def places(batch: Sequence[QueuedText]) -> list[tuple[int, int]]:
@@ -72,7 +84,7 @@ def test_a_batch_holds_texts_of_one_model() -> None:
 def test_expired_texts_are_dropped_and_counted() -> None:
     queue = queue_of(job(0, 1, 1, expired=True), job(1, 1))
     assert places(queue.take()[1]) == [(1, 0)]
-    assert queue.dropped == 2
+    assert queue.dropped == {0: 2}
 
 
 def test_a_batch_is_never_empty_though_the_oldest_model_holds_expired_texts_only() -> None:
@@ -84,7 +96,7 @@ def test_cancel_drops_what_waits_of_that_request_only() -> None:
     queue = queue_of(job(0, 1, 1), job(1, 1))
     queue.cancel(Cancel(id=0), reply_to=1)
     assert places(queue.take()[1]) == [(1, 0)]
-    assert queue.dropped == 2
+    assert queue.dropped == {0: 2}
 
 
 def test_cancel_leaves_the_same_id_of_another_connection() -> None:
@@ -97,7 +109,7 @@ def test_cancel_of_a_request_that_has_left_changes_nothing() -> None:
     queue = queue_of(job(0, 1), job(1, 1), max_batch_tokens=1)
     queue.take()
     queue.cancel(Cancel(id=0), reply_to=1)
-    assert (queue.dropped, queue.depth(0)) == (0, 1)
+    assert (queue.dropped, queue.depth(0)) == ({}, 1)
 
 
 def test_depth_counts_what_waits_by_model() -> None:

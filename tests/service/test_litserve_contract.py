@@ -58,6 +58,12 @@ def test_litserver_has_the_attributes_that_we_set_or_read(attribute: str) -> Non
     assert f"self.{attribute} = " in inspect.getsource(ls.LitServer)
 
 
+def test_http_processes_are_started_as_the_supervisor_starts_them_again() -> None:
+    assert list(inspect.signature(ls.LitServer._start_server).parameters)[:3] == ["self", "port", "num_uvicorn_servers"]
+    assert "uvicorn_workers = self._start_server(" in inspect.getsource(ls.LitServer.run)
+    assert "return dict(enumerate(workers))" in inspect.getsource(ls.LitServer._start_server)
+
+
 def test_the_server_is_assembled_as_we_mean(server: ls.LitServer) -> None:
     assert server.devices == ["cpu"]
     assert (server.monitor_internal, server.uvicorn_graceful_timeout) == (0.5, 30)

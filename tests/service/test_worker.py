@@ -33,6 +33,10 @@ def queued(*ids: int, job_id: int = 0, index: int = 0, reply_to: int = 1, sent_a
     return QueuedText(reply_to, job_id, index, deadline=99, sent_at=sent_at, text=TextIds(np.array(ids, np.int32)))
 
 
+def never(tokens: int) -> None:
+    raise AssertionError("memory was enough")
+
+
 BATCH = [queued(20 + place, *range(50, 50 + place), index=place) for place in range(7)]
 EXPECTED = {place: [place + 1, 20 + place] for place in range(7)}
 
@@ -40,7 +44,7 @@ EXPECTED = {place: [place + 1, 20 + place] for place in range(7)}
 @pytest.mark.parametrize("poisoned", [{0}, {3}, {6}, {0, 6}, {2, 3}, set(), set(range(7))], ids=str)
 def test_poisoned_texts_fail_alone(poisoned: set[int]) -> None:
     batch = [queued(POISON) if place in poisoned else text for place, text in enumerate(BATCH)]
-    logits, failed = score(StandInEngine(), batch)
+    logits, failed = score(StandInEngine(), batch, relieve=never)
     assert failed == poisoned
     assert len(logits) == len(batch)
     assert {place: logits[place].tolist() for place in EXPECTED.keys() - poisoned} == {
@@ -50,13 +54,13 @@ def test_poisoned_texts_fail_alone(poisoned: set[int]) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError])
 def test_what_a_model_raises_on_its_input_fails_the_text(error: type[Exception]) -> None:
-    assert score(StandInEngine(error), [queued(POISON), queued(20)])[1] == {0}
+    assert score(StandInEngine(error), [queued(POISON), queued(20)], relieve=never)[1] == {0}
 
 
-@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("error", [SystemError, KeyboardInterrupt, OSError])
 def test_what_is_no_fault_of_a_text_ends_the_worker(error: type[Exception]) -> None:
     with pytest.raises(error):
-        score(StandInEngine(error), [queued(POISON)])
+        score(StandInEngine(error), [queued(POISON)], relieve=never)
 
 
 def test_answers_keep_the_texts_of_one_request_together() -> None:
@@ -120,6 +124,8 @@ class Meter:
 
     def observe(self, model: int, batch: Sequence[QueuedText], **amounts: float) -> None: ...
 
+    def out_of_memory(self, *, limit: int) -> None: ...
+
 
 def job(job_id: int, *texts: Sequence[int]) -> Job:
     ids = np.array([token for text in texts for token in text], "<i4").tobytes()
@@ -131,7 +137,7 @@ def loop() -> BatchLoop:
     sent: list[Answer] = []
     loop = BatchLoop(
         [OverlappingEngine()],  # type: ignore[list-item]
-        TextQueue(1, max_batch_tokens=4),
+        TextQueue(1, max_batch_tokens=4, on_dropped=lambda *_: None),
         send=lambda by_connection: sent.extend(by_connection[1]),
         meter=Meter(),  # type: ignore[arg-type]
         cores=nullcontext(),
@@ -178,3 +184,49 @@ def test_a_poisoned_text_in_an_overlapped_batch_fails_alone(loop: BatchLoop) -> 
     loop.step()
     (answer,) = loop.sent
     assert (answer.texts, answer.failed) == ([0, 2], [1])
+
+
+class SmallEngine(OverlappingEngine):
+    """Its memory holds batches of two tokens; how it says so is the parameter."""
+
+    overlaps = False
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.memory_error = error
+
+    def logits(self, texts: Sequence[TextIds]) -> np.ndarray:
+        if sum(len(text.ids) for text in texts) > 2:
+            raise self.memory_error
+        return super().logits(texts)
+
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_batch_that_memory_does_not_hold_is_split(error: Exception) -> None:
+    relieved: list[int] = []
+    batch = [queued(20 + place, index=place) for place in range(7)]
+    logits, failed = score(SmallEngine(error), batch, relieve=relieved.append)
+    assert not failed
+    assert logits.tolist() == [[1, 20 + place] for place in range(7)]
+    assert relieved == [7, 3, 4]
+
+
+def test_the_token_budget_is_lowered_and_not_below_its_least(loop: BatchLoop) -> None:
+    loop.queue.max_batch_tokens = 1000
+    budgets = []
+    for tokens in (900, 700, 100, 10):
+        loop._relieve(tokens)
+        budgets.append(loop.queue.max_batch_tokens)
+    assert budgets == [450, 350, 64, 64]
+
+
+def test_a_text_that_memory_does_not_hold_fails_alone() -> None:
+    engine = SmallEngine(OUT_OF_MEMORY[0])
+    assert score(engine, [queued(20), queued(1, 2, 3), queued(21)], relieve=[].append)[1] == {1}

@@ -1,0 +1,29 @@
+"""Ends a worker whose forward never ends, so that its supervisor replaces it."""
+
+import faulthandler
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger("valence.worker")
+CHECK_S = 1.0
+
+
+def watch(busy_since: Callable[[], float | None], *, limit_s: float) -> None:
+    """Starts a thread that ends this process once it has been busy with one batch for `limit_s` seconds.
+
+    `busy_since`: since when, on the monotonic clock; None while idle. The clock that ends the process is faulthandler's, a thread
+    in C that is wound up again and again: it also runs out where a forward never gives Python's lock back. It leaves the stack of
+    every thread in the log."""
+    threading.Thread(target=_keep_winding, args=(busy_since, limit_s), name="watchdog", daemon=True).start()
+
+
+def _keep_winding(busy_since: Callable[[], float | None], limit_s: float) -> None:
+    while True:
+        since = busy_since()
+        left_s = limit_s if since is None else since + limit_s - time.monotonic()
+        if left_s <= 0:
+            log.error("one batch has run for %g s: the worker ends, and is replaced; it hangs here:", limit_s)
+        faulthandler.dump_traceback_later(max(left_s, 0.001), exit=True)
+        time.sleep(min(CHECK_S, limit_s / 4))
