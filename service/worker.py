@@ -79,7 +79,7 @@ class WorkerApi(ls.LitAPI):
             except CatalogError as error:
                 refusal_path(self.loop.runtime_dir).write_text(str(error), encoding="utf-8")
                 log.error("%s", error)
-                logging.getLogger(LitLoop.__module__).setLevel(logging.CRITICAL)  # no stack for what one sentence says
+                logging.disable()  # LitServe would log a stack, where one sentence says it all
                 raise
 
     def _load(self, served: ServedModel, device: str) -> Engine:

@@ -109,10 +109,8 @@ def test_a_peer_that_was_not_measured_leaves_its_promises_open() -> None:
 def test_a_gpu_has_goals_of_its_own() -> None:
     run = results(BFLOAT16)
     run.machine["accelerator"] = "H100"
-    run.forwards += [
-        Forward(dtype="bfloat16", texts_per_s=490.0, one_text_p50_ms=9.0),
-        Forward(dtype="bfloat16", compiled=True, texts_per_s=500.0, one_text_p50_ms=9.0),
-    ]
+    run.forwards.append(Forward(dtype="bfloat16", texts_per_s=490.0, one_text_p50_ms=9.0))
+    run.forwards.append(Forward(dtype="bfloat16", compiled=True, texts_per_s=500.0, one_text_p50_ms=9.0))
     goals = {promise.subject: promise for promise in promises(run)}
     assert goals["valence bfloat16: most requests/s"].verdict == "missed"
     assert goals["valence bfloat16: GPU busy at that load"].verdict == "not measured"
