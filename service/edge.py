@@ -1,33 +1,33 @@
-"""The HTTP edge: an ASGI middleware, outermost in LitServe's app, that answers every route of the contract itself.
-
-Only the documentation pages go on to the app behind it.
-"""
+"""The HTTP edge: an ASGI middleware, outermost in LitServe's app, that answers every request itself."""
 
 import asyncio
 import hmac
 import logging
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import __version__, errors, metrics
+from service import compression, errors, inference_protocol, metrics
 from service.catalog import ServedModel
+from service.documentation import PAGES, Documentation
 from service.errors import ServiceError
-from service.exchange import JSON, Answer, Call, ClientGone, error_answer, json_answer, read_body
+from service.exchange import JSON, Answer, Call, ClientGone, Handler, error_answer, json_answer, read_body
 from service.frames import Hello
+from service.inference_protocol import InferenceProtocol
+from service.information import information
 from service.link import Link
 from service.scores import BY_PROBLEM_TYPE, labelled
 from service.scoring import Job, Scorer
 from service.settings import Settings
+from service.token_lists import TokenLists
 from service.tokenization import TextEncoder
 from service.wire import parse_predict
 
 log = logging.getLogger("valence.edge")
-DOCUMENTATION = frozenset({"/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"})
+WITHOUT_KEY = PAGES | {"/health", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
 
 class Edge:
@@ -48,25 +48,30 @@ class Edge:
         self.settings = settings
         self.catalog = catalog
         self.draining = draining
+        self.http_processes = http_processes
         self.links = [Link(path, on_found=worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
         self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
         self.key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.routes: dict[str, tuple[str, Callable[[Call], Awaitable[Answer]]]] = {
+        self.routes: dict[str, tuple[str, Handler]] = {
             "/predict": ("POST", self.predict),
             "/": ("POST", self.predict),
+            "/models/{name}/predict": ("POST", self.predict),
+            "/tokenize": ("POST", TokenLists(self.scorer).tokenize),
             "/health": ("GET", self.health),
             "/ready": ("GET", self.ready),
             "/info": ("GET", self.info),
             "/metrics": ("GET", self.metrics),
+            **InferenceProtocol(self.scorer, ready=self.ready).routes,
+            **Documentation().routes,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] == "lifespan":
             self._connect()
-        if scope["type"] != "http" or scope["path"] in DOCUMENTATION:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         call = Call(scope, receive, dict(scope["headers"]))
@@ -85,19 +90,22 @@ class Edge:
             metrics.FAILURES.labels("internal").inc()
             answer = error_answer(ServiceError(500, "internal", "the service failed on this request"))
         metrics.answered(route, call.model, answer.status).inc()
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, (b"x-request-id", request_id)]}
-        )
-        await send({"type": "http.response.body", "body": answer.body})
+        body, headers = answer.body, [*answer.headers, (b"x-request-id", request_id)]
+        if len(body) >= compression.LEAST_BYTES and b"accept-encoding" in call.headers:
+            body, added = await compression.compressed(body, call.headers[b"accept-encoding"])
+            headers += added
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _dispatch(self, call: Call, route: str) -> Answer:
         path, method = call.scope["path"], call.scope["method"]
         if route == "other":
             raise errors.not_found("no such route; POST /predict scores texts, GET /docs lists the routes")
-        allowed, handler = self.routes[route if route in self.routes else "/predict"]
+        allowed, handler = self.routes[route]
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
-            raise ServiceError(405, "method", f"this route takes {allowed}")
-        if self.key is not None and path not in ("/health", "/ready", "/metrics"):
+            raise errors.wrong_method(allowed)
+        if self.key is not None and path not in WITHOUT_KEY:
             self._authorize(call)
         return await handler(call)
 
@@ -105,6 +113,8 @@ class Edge:
         """The metric's label: a route of ours, never the path itself."""
         if path in self.routes:
             return path
+        if path.startswith("/v2/"):
+            return inference_protocol.route_name(path) or "other"
         return "/models/{name}/predict" if path.startswith("/models/") and path.endswith("/predict") else "other"
 
     def _authorize(self, call: Call) -> None:
@@ -155,23 +165,7 @@ class Edge:
     async def info(self, call: Call) -> Answer:
         """What is served, on what, with which limits."""
         hellos = [link.hello for link in self.links if link.hello is not None]
-        models = [
-            {
-                "name": model.name,
-                "architecture": model.architecture,
-                "id2label": dict(enumerate(model.labels)),
-                "problem_type": model.problem_type,
-                "max_length": model.max_length,
-                "tokenizer": model.tokenizer_path.name,
-                "workers": [hello.details[model.name] for hello in hellos],
-            }
-            for model in self.catalog
-        ]
-        limits = ("max_concurrent_requests", "max_client_batch_size", "payload_limit", "request_timeout_s")
-        described: dict[str, Any] = {name: getattr(self.settings, name) for name in limits}
-        if hellos:
-            described["max_batch_tokens"] = self.settings.batch_tokens(hellos[0].device)
-        return json_answer(200, {"version": __version__, "models": models, "limits": described})
+        return json_answer(200, information(self.settings, self.catalog, hellos, http_processes=self.http_processes))
 
     async def metrics(self, call: Call) -> Answer:
         """Prometheus text format, over all processes."""

@@ -11,11 +11,21 @@ class ServiceError(Exception):
     error_type: str
     message: str
     retry_after_s: int | None = None
+    allow: str | None = None
+
+
+def bad_request(message: str) -> ServiceError:
+    """The body can't be read at all."""
+    return ServiceError(400, "validation", message)
 
 
 def validation(message: str) -> ServiceError:
     """The request is JSON but not what the contract asks."""
     return ServiceError(422, "validation", message)
+
+
+def not_tokenized() -> ServiceError:
+    return ServiceError(422, "tokenizer", "a text could not be tokenized; send valid Unicode")
 
 
 def empty() -> ServiceError:
@@ -24,6 +34,14 @@ def empty() -> ServiceError:
 
 def not_found(what: str) -> ServiceError:
     return ServiceError(404, "not_found", what)
+
+
+def wrong_method(allowed: str) -> ServiceError:
+    return ServiceError(405, "method", f"this route takes {allowed}", allow="GET, HEAD" if allowed == "GET" else allowed)
+
+
+def unsupported_encoding() -> ServiceError:
+    return ServiceError(415, "validation", "content-encoding: must be gzip, deflate or identity")
 
 
 def payload_too_large(limit: int) -> ServiceError:

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from starlette.types import Receive, Scope
 
-from service import errors
+from service import compression, errors
 from service.errors import ServiceError
 
 Headers = list[tuple[bytes, bytes]]
@@ -21,7 +22,7 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole response."""
+    """A whole response; its length is counted when it is sent."""
 
     status: int
     body: bytes
@@ -40,8 +41,15 @@ class Call:
     arrived_at: float = field(default_factory=time.monotonic)
 
 
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
 async def read_body(call: Call, limit: int, timeout_s: float) -> bytes:
-    """The whole body. ServiceError 413 as soon as it is known to be over `limit` bytes, 504 if it does not come in time."""
+    """The whole body, decompressed. ServiceError 413 as soon as it is known to be over `limit` bytes, 415 for an encoding that is
+    not known, 504 if it does not come in time."""
+    encoding = call.headers.get(b"content-encoding")
+    if encoding is not None:
+        compression.check_encoding(encoding)
     declared = call.headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit:
         raise errors.payload_too_large(limit)
@@ -56,20 +64,22 @@ async def read_body(call: Call, limit: int, timeout_s: float) -> bytes:
                 if len(body) > limit:
                     raise errors.payload_too_large(limit)
                 if not message.get("more_body"):
-                    return bytes(body)
+                    break
     except TimeoutError:
         raise errors.timed_out(timeout_s) from None
+    return bytes(body) if encoding is None else await compression.decompressed(bytes(body), encoding, limit=limit)
 
 
 def json_answer(status: int, content: Any, headers: Headers | None = None) -> Answer:
     """A JSON response."""
-    body = orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
-    return Answer(status, body, [*(headers or [JSON]), (b"content-length", b"%d" % len(body))])
+    return Answer(status, orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS), headers or [JSON])
 
 
 def error_answer(error: ServiceError) -> Answer:
-    """{"error", "error_type"}, with Retry-After where a retry can help."""
+    """{"error", "error_type"}, with Retry-After where a retry can help and Allow where the verb is wrong."""
     headers = [JSON]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.allow is not None:
+        headers.append((b"allow", error.allow.encode()))
     return json_answer(error.status, {"error": error.message, "error_type": error.error_type}, headers)

@@ -1,75 +1,145 @@
-"""The OpenAPI document, generated from the types that validate."""
+"""The OpenAPI document, generated from the types that validate and answer."""
 
 from typing import Any
 
-from service import __version__, wire
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+from typing_extensions import TypedDict
 
-EXAMPLE = {"inputs": "A wonderful surprise, funny and moving."}
-ERROR = {
-    "type": "object",
-    "required": ["error", "error_type"],
-    "properties": {"error": {"type": "string"}, "error_type": {"type": "string"}},
+from service import __version__, tensors, token_lists, wire
+from service.inference_protocol import Live, ModelMetadata, ModelReady, Ready, ServerMetadata
+from service.information import Information
+from service.operations import SECURITY_SCHEMES, operation, path_parameter
+
+
+class Status(TypedDict):
+    """One word."""
+
+    status: str
+
+
+class Error(TypedDict):
+    """Every answer other than 200: one sentence for people, one word for programs."""
+
+    error: str
+    error_type: str
+
+
+TAKEN: dict[str, TypeAdapter[Any]] = {
+    "PredictBody": wire.BODY,
+    "TokenizeBody": token_lists.BODY,
+    "InferBody": tensors.BODY,
 }
-ERRORS = {
-    400: "The body is not JSON, or holds nothing to score.",
-    401: "An API key is needed.",
-    404: "No such model or route.",
-    413: "The body is larger than the limit.",
-    422: "A field has the wrong type, or a text or batch is too long.",
-    424: "The model failed on a text of this request.",
-    429: "Too many requests in flight; see Retry-After.",
-    503: "No worker is ready, or the one that held the request died; see Retry-After.",
-    504: "The deadline passed.",
+GIVEN: dict[str, TypeAdapter[Any]] = {
+    "Scores": wire.ANSWER,
+    "TokenLists": token_lists.ANSWER,
+    "InferAnswer": tensors.ANSWER,
+    **{
+        type.__name__: TypeAdapter(type)
+        for type in (Information, ServerMetadata, Live, Ready, ModelMetadata, ModelReady, Status, Error)
+    },
 }
+SCORING = (400, 401, 404, 413, 415, 422, 424, 429, 503, 504)
+TOKENIZING = (400, 401, 404, 413, 415, 422, 429, 504)
+PREDICT_EXAMPLE = {"inputs": "A wonderful surprise, funny and moving."}
+INFER_EXAMPLE = {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["LOVED IT", "not good at all"]}]}
 
 
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
-    schema = wire.schema()
     return {
         "openapi": "3.1.0",
         "info": {"title": "Valence", "version": __version__, "description": "Serves custom text classifiers."},
-        "paths": {
-            "/predict": {"post": _predict("predict")},
-            "/models/{name}/predict": {"post": _predict("predict_by_name") | {"parameters": [_path_parameter("name")]}},
-            "/health": {"get": _plain("health", "Liveness.")},
-            "/ready": {"get": _plain("ready", "Readiness: every model on every worker has answered a forward.", 503)},
-            "/info": {"get": _plain("info", "Served models and limits.")},
-            "/metrics": {"get": _plain("metrics", "Prometheus metrics.", media="text/plain")},
-        },
-        "components": {
-            "schemas": schema["definitions"] | {"PredictBody": schema["body"], "Answer": schema["answer"], "Error": ERROR}
-        },
+        "paths": {**scoring_paths(), **operating_paths(), **protocol_paths()},
+        "components": {"schemas": schemas(), "securitySchemes": SECURITY_SCHEMES},
     }
 
 
-def _predict(operation: str) -> dict[str, Any]:
+def schemas() -> dict[str, Any]:
+    """The types' JSON schemas side by side. One that pydantic writes in place, since it has no name of its own, gets ours."""
+    taken: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(name, "validation", TAKEN[name]) for name in TAKEN]
+    given: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(name, "serialization", GIVEN[name]) for name in GIVEN]
+    roots, definitions = TypeAdapter.json_schemas(taken + given, ref_template="#/components/schemas/{model}")
+    found: dict[str, Any] = definitions["$defs"]
+    return found | {name: schema for (name, _), schema in roots.items() if name not in found}
+
+
+def scoring_paths() -> dict[str, Any]:
+    """Texts in, scores or tokens out."""
     return {
-        "operationId": operation,
-        "summary": "Score one text or a batch.",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _ref("PredictBody"), "example": EXAMPLE}},
+        "/predict": {"post": _predict("predict")},
+        "/": {"post": _predict("predict_at_the_root")},
+        "/models/{name}/predict": {"post": _predict("predict_by_name"), "parameters": [path_parameter("name")]},
+        "/tokenize": {
+            "post": operation(
+                "tokenize",
+                summary="List the tokens of texts.",
+                description="A list of tokens for each text; nothing is cut.",
+                answer="TokenLists",
+                body="TokenizeBody",
+                example={"inputs": ["not good at all"], "add_special_tokens": False},
+                failures=TOKENIZING,
+            )
         },
-        "responses": {"200": _response("Labels with scores, best first; a list of them for a batch.", _ref("Answer"))}
-        | {str(status): _response(text, _ref("Error")) for status, text in ERRORS.items()},
     }
 
 
-def _plain(operation: str, summary: str, *failures: int, media: str = "application/json") -> dict[str, Any]:
-    content = {media: {"schema": {"type": "string"} if media.startswith("text") else {"type": "object"}}}
-    responses: dict[str, Any] = {"200": {"description": summary, "content": content}}
-    responses |= {str(status): _response(ERRORS[status], _ref("Error")) for status in failures}
-    return {"operationId": operation, "summary": summary, "responses": responses}
+def operating_paths() -> dict[str, Any]:
+    """What operators and monitors ask for."""
+    ready = "Readiness of every model on every worker."
+    return {
+        "/health": {"get": operation("health", summary="Liveness.", answer="Status")},
+        "/ready": {"get": operation("ready", summary=ready, answer="Status", failures=(503,))},
+        "/info": {"get": operation("info", summary="Served models and limits.", answer="Information", failures=(401,))},
+        "/metrics": {"get": operation("metrics", summary="Prometheus metrics.", answer=None, media="text/plain")},
+    }
 
 
-def _response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def protocol_paths() -> dict[str, Any]:
+    """The Open Inference Protocol v2, each route of a model with and without a version."""
+    server = operation("v2_server", summary="Which server this is.", answer="ServerMetadata", failures=(401,))
+    return {
+        "/v2": {"get": server},
+        "/v2/health/live": {"get": operation("v2_live", summary="Liveness.", answer="Live")},
+        "/v2/health/ready": {"get": operation("v2_ready", summary="Readiness.", answer="Ready", failures=(503,))},
+        **_model_paths("/v2/models/{name}", "", [path_parameter("name")]),
+        **_model_paths("/v2/models/{name}/versions/{version}", "_version", [path_parameter("name"), path_parameter("version")]),
+    }
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+def _model_paths(base: str, tail: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    model = operation("v2_model" + tail, summary="Tensors and labels.", answer="ModelMetadata", failures=(401, 404))
+    ready = operation("v2_model_ready" + tail, summary="Readiness of a model.", answer="ModelReady", failures=(401, 404, 503))
+    return {
+        base: {"get": model, "parameters": parameters},
+        base + "/ready": {"get": ready, "parameters": parameters},
+        base + "/infer": {"post": _infer("v2_infer" + tail), "parameters": parameters},
+    }
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _predict(name: str) -> dict[str, Any]:
+    return operation(
+        name,
+        summary="Score one text or a batch.",
+        description="Labels with scores, best first; a list of them for a batch, or for one text with `parameters`.",
+        answer="Scores",
+        body="PredictBody",
+        example=PREDICT_EXAMPLE,
+        failures=SCORING,
+        scores=True,
+    )
+
+
+def _infer(name: str) -> dict[str, Any]:
+    described = operation(
+        name,
+        summary="Score the texts of one tensor.",
+        description="Tensors as JSON, or as bytes behind the JSON: see Triton's binary tensor data extension.",
+        answer="InferAnswer",
+        body="InferBody",
+        example=INFER_EXAMPLE,
+        failures=SCORING,
+        scores=True,
+    )
+    described["responses"]["200"]["content"]["application/octet-stream"] = {}
+    return described

@@ -101,12 +101,15 @@ class Scorer:
             raise errors.not_found("no such model; GET /info lists the served models")
         return self._places[name]
 
+    def check_count(self, texts: int) -> None:
+        """ServiceError 422 for more texts than one request may hold."""
+        limit = self.settings.max_client_batch_size
+        if texts > limit:
+            raise errors.validation(f"inputs: {texts} texts exceed the limit of {limit}; send fewer")
+
     async def score(self, call: Call, job: Job) -> Scored:
         """The logits of the job's texts. ServiceError or ClientGone where there are none."""
-        if len(job.texts) > self.settings.max_client_batch_size:
-            raise errors.validation(
-                f"inputs: {len(job.texts)} texts exceed the limit of {self.settings.max_client_batch_size}; send fewer"
-            )
+        self.check_count(len(job.texts))
         model = self.catalog[job.place]
         call.model = model.name
         tokens = await self._tokenize(job)

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from service import __version__, metrics, openapi
+from service import __version__, metrics
 from service.catalog import CatalogError, load_catalog, load_tokenizer
+from service.connection import Connection
 from service.edge import Edge
 from service.lifetime import end_with_parent
 from service.logs import configure_logging
@@ -46,6 +47,7 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
             num_api_servers=settings.http_process_count(device),
             log_level="warning",
             generate_client_file=False,
+            http=Connection,
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -73,7 +75,6 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
     )
     server.monitor_internal = MONITOR_INTERVAL_S
     server.uvicorn_graceful_timeout = settings.shutdown_grace_s
-    server.app.openapi = openapi.document
     build_stack = server.app.build_middleware_stack
 
     def build_stack_behind_edge() -> Edge:

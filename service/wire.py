@@ -5,20 +5,31 @@
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, with_config
+from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from service import errors
+from service.validation import readable
 
 Text = tuple[str, str | None]
 Function = Literal["softmax", "sigmoid", "none"]
 STRICT = ConfigDict(strict=True, extra="ignore")
+# For the schema, what the types can't say and `_texts` and `_pair` check: a text is not empty, a pair holds one or two strings
+# and not only empty ones.
+FULL_STRING: JsonDict = {"type": "string", "minLength": 1}
+FULL_PAIR: JsonDict = {
+    "required": ["text"],
+    "anyOf": [{"required": [name], "properties": {name: FULL_STRING}} for name in ("text", "text_pair")],
+}
+PAIR: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2, "contains": FULL_STRING}
+ONE_OF_TWO: JsonDict = {"anyOf": [{"required": [name]} for name in ("inputs", "text")]}
 
 
-@with_config(STRICT)
+@with_config(ConfigDict(**STRICT, json_schema_extra=FULL_PAIR))
 class TextPair(TypedDict, total=False):
     """A text and, for models of text pairs, its partner."""
 
@@ -35,15 +46,20 @@ class Parameters(TypedDict, total=False):
     truncation: bool | None
 
 
-Pair = list[str]
-Inputs = str | list[str | Pair | TextPair] | TextPair
+FullString = Annotated[str, WithJsonSchema(FULL_STRING)]
+Pair = Annotated[list[str], WithJsonSchema(PAIR)]
+Batch = Annotated[list[FullString | Pair | TextPair], Field(json_schema_extra={"minItems": 1})]
+Inputs = FullString | Batch | TextPair
 
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-@with_config(STRICT)
+Direction = Annotated[Literal["right", "left"], BeforeValidator(_lower)]
+
+
+@with_config(ConfigDict(**STRICT, json_schema_extra=ONE_OF_TWO))
 class PredictBody(TypedDict, total=False):
     """The body of `POST /predict`. `inputs` (or `text`) is required; a list of strings is a batch."""
 
@@ -51,7 +67,7 @@ class PredictBody(TypedDict, total=False):
     text: Inputs
     model: str | None
     truncate: bool | None
-    truncation_direction: Annotated[Literal["right", "left"], BeforeValidator(_lower)] | None
+    truncation_direction: Direction | None
     overflow: Literal["truncate", "error"] | None
     raw_scores: bool | None
     parameters: Parameters | None
@@ -68,6 +84,7 @@ class LabelScore(TypedDict):
 BODY: TypeAdapter[PredictBody] = TypeAdapter(PredictBody)
 ANSWER: TypeAdapter[list[LabelScore] | list[list[LabelScore]]] = TypeAdapter(list[LabelScore] | list[list[LabelScore]])
 
+EXPECTED = "the body must be a JSON object with the field inputs"
 INPUT_FORMS = "a string, a list of strings, a list of [text, text_pair], or {text, text_pair} or a list of it"
 
 
@@ -138,27 +155,8 @@ def _truncate(fields: PredictBody, parameters: Parameters) -> bool | None:
 def _readable(error: ValidationError) -> errors.ServiceError:
     """The first fault as one sentence. Pydantic reports each arm of a union; for `inputs` its forms say more."""
     faults = error.errors(include_url=False, include_input=False)
-    first = faults[0]
-    place = [str(part) for part in first["loc"]]
-    if first["type"] == "json_invalid":
-        return errors.ServiceError(
-            400, "validation", "the body is not valid JSON: " + first["msg"].removeprefix("Invalid JSON: ")
-        )
-    if not place:
-        return errors.validation("the body must be a JSON object with the field inputs")
-    if place[0] in ("inputs", "text"):
+    place = faults[0]["loc"]
+    if place and place[0] in ("inputs", "text"):
         index = next((f"[{part}]" for fault in faults for part in fault["loc"] if isinstance(part, int)), "")
         return errors.validation(f"{place[0]}{index}: must be {INPUT_FORMS}")
-    return errors.validation(f"{'.'.join(place)}: {first['msg'][0].lower()}{first['msg'][1:]}")
-
-
-def schema() -> dict[str, Any]:
-    """JSON schemas of request and answer, their definitions side by side."""
-    _, definitions = TypeAdapter.json_schemas(
-        [("body", "validation", BODY), ("answer", "serialization", ANSWER)], ref_template="#/components/schemas/{model}"
-    )
-    return {
-        "definitions": definitions.get("$defs", {}),
-        "body": BODY.json_schema(ref_template="#/components/schemas/{model}"),
-        "answer": ANSWER.json_schema(ref_template="#/components/schemas/{model}"),
-    }
+    return readable(error, expected=EXPECTED)

@@ -1,0 +1,264 @@
+"""Clients that mean harm or are broken: each gets a clean refusal in bounded time, and the others are served meanwhile."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+import pytest
+
+SAFETY_S = 60
+CLOSED = (BrokenPipeError, ConnectionResetError)
+LIMIT = 3_000_000
+POST = b"POST /predict HTTP/1.1\r\nhost: test\r\n"
+MILLION = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def target(start_server: Callable[..., Any]) -> Any:
+    """One HTTP process, so that whatever blocks it blocks everybody."""
+    return start_server("--http-processes", "1", "--payload-limit", str(LIMIT), names=("tiny-bert", "tiny-lstm"))
+
+
+@pytest.fixture(autouse=True)
+def neighbours_are_served(target: Any) -> Iterator[None]:
+    """Another client, all through each test."""
+    stop = Event()
+
+    def ask() -> set[int]:
+        statuses = set()
+        while not stop.wait(0.05):
+            statuses.add(target.predict("good", model="tiny-lstm").status_code)
+        return statuses | {target.predict("good").status_code}
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        yield
+        stop.set()
+        assert asked.result(SAFETY_S) == {200}
+
+
+@contextmanager
+def connected(target: Any) -> Iterator[socket.socket]:
+    host, port = target.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=SAFETY_S) as connection:
+        yield connection
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str]]:
+    """Status and body of one response; nothing (status 0) where the connection ends first."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        piece = connection.recv(65_536)
+        if not piece:
+            return 0, {}
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65_536)
+    return int(head.split()[1]), json.loads(body)
+
+
+def send_until_closed(connection: socket.socket, piece: bytes, *, pause_s: float = 0) -> None:
+    for _ in range(1000):
+        connection.sendall(piece)
+        time.sleep(pause_s)
+
+
+def send(target: Any, data: bytes) -> tuple[int, dict[str, str]]:
+    with connected(target) as connection:
+        connection.sendall(data)
+        return read_answer(connection)
+
+
+# -- bodies -----------------------------------------------------------------------------------------------------------------
+
+BODIES = {
+    "deep array": (b'{"inputs": ' + b"[" * MILLION, 400),
+    "deep array, closed": (b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+    "deep object": (b'{"a":' * 200_000, 400),
+    "deep in a field that is ignored": (b'{"inputs": "good", "x": ' + b"[" * 1000 + b"]" * 1000 + b"}", 400),
+    "100,000 keys": (json.dumps({**{f"k{number}": number for number in range(100_000)}, "inputs": "good"}).encode(), 200),
+    "100,000 times one key": (b"{" + b'"inputs": "good", ' * 100_000 + b'"inputs": "bad"}', 200),
+    "escaped NUL": (rb'{"inputs": "go\u0000od"}', 200),
+    "only escaped NUL": (rb'{"inputs": "\u0000\u0000"}', 200),
+    "raw NUL": (b'{"inputs": "go\0od"}', 400),
+    "NUL behind the body": (b'{"inputs": "good"}\0', 400),
+    "escaped lone surrogate": (rb'{"inputs": "\ud800"}', 400),
+    "escaped surrogates, swapped": (rb'{"inputs": "\udc00\ud800"}', 400),
+    "raw lone surrogate": (b'{"inputs": "\xed\xa0\x80"}', 400),
+    "overlong UTF-8": (b'{"inputs": "\xc0\xaf"}', 400),
+    "Latin-1": ('{"inputs": "café"}'.encode("latin-1"), 400),
+    "UTF-16": ('{"inputs": "good"}'.encode("utf-16"), 400),
+    "UTF-8 with a mark": (b'\xef\xbb\xbf{"inputs": "good"}', 400),
+    "noncharacters": ('{"inputs": "\\uffff\\ufffe \U0010ffff"}'.encode(), 200),
+    "zero-length texts": (json.dumps({"inputs": [""] * 200}).encode(), 400),
+    "zero-length pairs": (json.dumps({"inputs": [["", ""]] * 200}).encode(), 400),
+    "only spaces": (json.dumps({"inputs": " " * MILLION}).encode(), 200),
+    "combining marks": (json.dumps({"inputs": "a" + "\u0301" * 400_000}).encode(), 200),
+    "a million texts": (b'{"inputs": [' + b'"",' * 500_000 + b'"a"]}', 400),
+    "257 texts": (json.dumps({"inputs": ["a"] * 257}).encode(), 422),
+    "a number of 100,000 digits": (b'{"inputs": "good", "parameters": {"top_k": ' + b"9" * 100_000 + b"}}", 400),
+    "a number that overflows": (b'{"inputs": "good", "parameters": {"top_k": 1e400}}', 422),
+    "NaN": (b'{"inputs": "good", "parameters": {"top_k": NaN}}', 422),
+    "10 MB": (b'{"inputs": "' + b"a" * 10_000_000 + b'"}', 413),
+}
+
+
+@pytest.mark.parametrize(("body", "status"), list(BODIES.values()), ids=list(BODIES))
+def test_a_hostile_body_is_answered(target: Any, body: bytes, status: int) -> None:
+    answer = target.client.post("/predict", content=body)
+    assert answer.status_code == status
+    assert len(answer.content) < 1000  # nothing of it comes back
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v2/models/tiny-bert/infer"])
+@pytest.mark.parametrize("name", [name for name, (_, status) in BODIES.items() if status in (400, 413) and "zero" not in name])
+def test_other_routes_refuse_what_is_no_json(target: Any, path: str, name: str) -> None:
+    assert target.client.post(path, content=BODIES[name][0]).status_code in (400, 413, 422)
+
+
+@pytest.mark.parametrize("word", ["a" * MILLION, "😍" * 250_000, "ab" * 500_000 + "!"], ids=["letters", "emoji", "syllables"])
+@pytest.mark.parametrize("model", ["tiny-bert", "tiny-lstm"])
+def test_a_word_of_a_million_characters_is_scored(target: Any, model: str, word: str) -> None:
+    assert target.predict(word, model=model).status_code == 200
+    refused = target.predict(word, model=model, truncate=False)
+    assert refused.status_code == (200 if model == "tiny-bert" else 422)  # to WordPiece it is one unknown token
+    assert len(refused.content) < 1000
+
+
+# -- heads ------------------------------------------------------------------------------------------------------------------
+
+HEADS = {
+    "content-length: abc": (POST + b"content-length: abc\r\n\r\n", 400),
+    "content-length: -1": (POST + b"content-length: -1\r\n\r\n", 400),
+    "content-length: 1e3": (POST + b"content-length: 1e3\r\n\r\n", 400),
+    "content-length of 30 digits": (POST + b"content-length: " + b"9" * 30 + b"\r\n\r\n", 400),
+    "two lengths": (POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\n", 400),
+    "length and chunks": (POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "a chunk's size": (POST + b"transfer-encoding: chunked\r\n\r\nxyz\r\n", 400),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 10, 400),
+    "a space in a name": (POST + b"a b: c\r\n\r\n", 400),
+    "NUL in a value": (POST + b"a: b\0c\r\n\r\n", 400),
+    "a value of 10 MB": (POST + b"x: " + b"a" * 10_000_000 + b"\r\n\r\n", 431),
+    "a value of 40 KB": (POST + b"x: " + b"a" * 40_000 + b"\r\ncontent-length: 0\r\n\r\n", 431),
+    "a name of 10 MB": (POST + b"x" * 10_000_000 + b": a\r\n\r\n", 431),
+    "100,000 headers": (POST + b"".join(b"x-%d: a\r\n" % number for number in range(100_000)) + b"\r\n", 431),
+    "a path of 10 MB": (b"GET /" + b"a" * 10_000_000 + b" HTTP/1.1\r\nhost: test\r\n\r\n", 431),
+}
+
+
+@pytest.mark.parametrize(("data", "status"), list(HEADS.values()), ids=list(HEADS))
+def test_a_hostile_head_is_refused_and_the_connection_closed(target: Any, data: bytes, status: int) -> None:
+    with connected(target) as connection:
+        with contextlib.suppress(*CLOSED):  # refused before it was sent whole
+            connection.sendall(data)
+        try:
+            found, answer = read_answer(connection)
+        except ConnectionResetError:
+            # What was still on its way when the connection was closed may take the answer with it.
+            assert status == 431
+            return
+        assert (found, set(answer), answer["error_type"]) == (status, {"error", "error_type"}, "validation")
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("value", [b"a\x7fb", b"\xff\xfe", b"a" * 20_000, b"a\tb", b"\x80" * 200])
+def test_a_request_id_of_any_bytes_is_no_fault_of_ours(target: Any, value: bytes) -> None:
+    status, answer = send(target, b"GET /none HTTP/1.1\r\nhost: test\r\nx-request-id: " + value + b"\r\n\r\n")
+    assert status in (400, 404)
+    assert answer["error_type"] in ("validation", "not_found")
+
+
+def test_a_head_of_usual_size_is_taken(target: Any) -> None:
+    assert target.client.get("/health", headers={"x": "a" * 30_000}).status_code == 200
+
+
+def test_requests_in_one_piece_are_answered_in_their_order(target: Any) -> None:
+    """More bytes of heads in one packet than one head may have."""
+    count = 600
+    with connected(target) as connection:
+        connection.sendall(b"".join(b"GET /p%03d%s HTTP/1.1\r\nhost: test\r\n\r\n" % (n, b"a" * 60) for n in range(count)))
+        received = b""
+        while received.count(b"HTTP/1.1 404") < count:
+            piece = connection.recv(65_536)
+            assert piece
+            received += piece
+
+
+# -- time -------------------------------------------------------------------------------------------------------------------
+
+DEADLINE = b"x-request-timeout-s: 1\r\n"
+
+
+def test_a_body_that_stops_halfway_is_504(target: Any) -> None:
+    status, answer = send(target, POST + DEADLINE + b'content-length: 100\r\n\r\n{"inputs": ')
+    assert (status, answer["error_type"]) == (504, "timeout")
+
+
+def test_a_body_that_trickles_is_504(target: Any) -> None:
+    with connected(target) as connection:
+        connection.sendall(POST + DEADLINE + b"content-length: 1000\r\n\r\n")
+        for _ in range(15):
+            connection.sendall(b" ")
+            time.sleep(0.1)
+        status, answer = read_answer(connection)
+    assert (status, answer["error_type"]) == (504, "timeout")
+
+
+def test_a_client_that_closes_halfway_leaves_nothing_behind(target: Any, wait: Callable[..., None]) -> None:
+    with connected(target) as connection:
+        connection.sendall(POST + b"content-length: 100\r\n\r\n{")
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    wait(lambda: target.metric("valence_requests_in_flight") == 0, timeout_s=SAFETY_S)
+
+
+def test_an_endless_body_is_413_and_the_connection_ends(target: Any) -> None:
+    piece = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    with connected(target) as connection:
+        connection.sendall(POST + b"transfer-encoding: chunked\r\n\r\n")
+        for _ in range(2 * LIMIT // 65_536):
+            connection.sendall(piece)
+        assert read_answer(connection)[0] == 413
+        with pytest.raises(CLOSED):
+            send_until_closed(connection, piece, pause_s=0.05)
+
+
+def test_endless_trailers_end_the_connection(target: Any) -> None:
+    with connected(target) as connection:
+        connection.sendall(POST + b"transfer-encoding: chunked\r\n\r\n0\r\nx: ")
+        with pytest.raises(CLOSED):
+            send_until_closed(connection, b"a" * 65_536)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"POST /pre", POST + b"x: "], ids=["nothing", "a line", "a verb", "a header"])
+def test_a_head_that_never_ends_is_given_up(target: Any, sent: bytes) -> None:
+    with connected(target) as connection:
+        connection.sendall(sent)
+        status, _ = read_answer(connection)
+        assert status == (408 if sent else 0)
+
+
+def test_a_client_that_reads_nothing_holds_up_nobody(target: Any, wait: Callable[..., None]) -> None:
+    """Answers of 10 MB each, which no socket's buffer takes."""
+    body = json.dumps({"inputs": "a " * 200_000}).encode()
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            connection = stack.enter_context(connected(target))
+            head = b"POST /tokenize HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + body)
+        wait(lambda: target.metric("valence_requests_in_flight") == 0, timeout_s=SAFETY_S)
+        assert target.predict("good").status_code == 200
+
+
+def test_afterwards_nothing_failed_inside(target: Any) -> None:
+    assert target.metric("valence_failures_total", error_type="internal") == 0
+    assert "Traceback" not in target.log.read_text()
