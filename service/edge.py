@@ -4,7 +4,6 @@ Only the documentation pages go on to the app behind it.
 """
 
 import asyncio
-import hmac
 import logging
 import math
 import uuid
@@ -15,6 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__, errors, metrics
+from service.access import Access
 from service.catalog import ServedModel
 from service.errors import ServiceError
 from service.exchange import JSON, Answer, Call, ClientGone, error_answer, json_answer, read_body
@@ -27,7 +27,9 @@ from service.tokenization import TextEncoder
 from service.wire import parse_predict
 
 log = logging.getLogger("valence.edge")
-DOCUMENTATION = frozenset({"/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"})
+DOCUMENTATION = frozenset({"/docs", "/openapi.json"})
+# (method, route name) of what changes the service: it takes an admin key.
+ADMIN_ROUTES: frozenset[tuple[str, str]] = frozenset()
 
 
 class Edge:
@@ -38,6 +40,7 @@ class Edge:
         app: ASGIApp,
         *,
         settings: Settings,
+        access: Access,
         catalog: Sequence[ServedModel],
         encoders: Sequence[TextEncoder],
         sockets: Sequence[Path],
@@ -45,11 +48,11 @@ class Edge:
     ) -> None:
         self.app = app
         self.settings = settings
+        self.access = access
         self.catalog = catalog
         self.links = [Link(path, on_found=worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
         self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
-        self.key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._tasks: set[asyncio.Task[None]] = set()
         self.routes: dict[str, tuple[str, Callable[[Call], Awaitable[Answer]]]] = {
             "/predict": ("POST", self.predict),
@@ -64,7 +67,7 @@ class Edge:
         """ASGI entry."""
         if scope["type"] == "lifespan":
             self._connect()
-        if scope["type"] != "http" or scope["path"] in DOCUMENTATION:
+        if scope["type"] != "http" or (scope["path"] in DOCUMENTATION and self.access.opens(scope["path"])):
             await self.app(scope, receive, send)
             return
         call = Call(scope, receive, dict(scope["headers"]))
@@ -95,8 +98,10 @@ class Edge:
         allowed, handler = self.routes[route if route in self.routes else "/predict"]
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             raise ServiceError(405, "method", f"this route takes {allowed}")
-        if self.key is not None and path not in ("/health", "/ready", "/metrics"):
-            self._authorize(call)
+        admin = (method, route) in ADMIN_ROUTES
+        if admin or not self.access.opens(path):
+            with self.access.granted(call.headers, admin=admin):
+                return await handler(call)
         return await handler(call)
 
     def _route_name(self, path: str) -> str:
@@ -104,12 +109,6 @@ class Edge:
         if path in self.routes:
             return path
         return "/models/{name}/predict" if path.startswith("/models/") and path.endswith("/predict") else "other"
-
-    def _authorize(self, call: Call) -> None:
-        assert self.key is not None
-        sent = call.headers.get(b"x-api-key") or call.headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if not hmac.compare_digest(sent, self.key):
-            raise ServiceError(401, "unauthorized", "an API key is needed: send Authorization: Bearer <key>, or X-API-Key")
 
     # -- /predict -----------------------------------------------------------------------------------------------------------
 
@@ -176,6 +175,7 @@ class Edge:
 
     def _connect(self) -> None:
         loop = asyncio.get_running_loop()
+        self._tasks.add(loop.create_task(self.access.keep_fresh()))
         for link in self.links:
             self._tasks.add(loop.create_task(link.keep_connected()))
 

@@ -13,6 +13,8 @@ from service.errors import ServiceError
 
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
+# No proxy or browser keeps an answer.
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class ClientGone(Exception):
@@ -64,12 +66,14 @@ async def read_body(call: Call, limit: int, timeout_s: float) -> bytes:
 def json_answer(status: int, content: Any, headers: Headers | None = None) -> Answer:
     """A JSON response."""
     body = orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
-    return Answer(status, body, [*(headers or [JSON]), (b"content-length", b"%d" % len(body))])
+    return Answer(status, body, [*(headers or [JSON]), NO_STORE, (b"content-length", b"%d" % len(body))])
 
 
 def error_answer(error: ServiceError) -> Answer:
-    """{"error", "error_type"}, with Retry-After where a retry can help."""
+    """{"error", "error_type"}, with Retry-After where a retry can help, and WWW-Authenticate where a key is missing."""
     headers = [JSON]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     return json_answer(error.status, {"error": error.message, "error_type": error.error_type}, headers)
