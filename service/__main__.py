@@ -12,7 +12,7 @@ from service.settings import Settings
 
 
 def main() -> int:
-    """0 after an orderly stop; 1 when no worker started; 2 when a setting or a model is wrong, said in one sentence."""
+    """0 after an orderly stop; 1 when no worker started; 2 when a setting, a model or a key is wrong, said in one sentence."""
     settings = CliApp.run(Settings)
     runtime_dir = Path(tempfile.mkdtemp(prefix="valence-"))
     # Read at import: the metrics' directory by prometheus_client, the other before the tokenizers are forked.
@@ -22,12 +22,13 @@ def main() -> int:
     # by 200 MB; with 8 it does not grow and is as fast.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
     from service.catalog import CatalogError
+    from service.keys import KeysError
     from service.server import serve
     from service.worker import refusal_path
 
     try:
         serve(settings, runtime_dir=runtime_dir)
-    except CatalogError as error:
+    except (CatalogError, KeysError) as error:
         print(f"valence: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:

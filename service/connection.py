@@ -1,30 +1,47 @@
 """One HTTP/1.1 connection: uvicorn's, with bounds that it lacks, and its refusals in the contract's shape.
 
 uvicorn reads a head, or the trailers after a chunked body, of any size for any time, and the rest of a body whose request it has
-answered for ever.
+answered for ever; it takes any number of connections, and of requests behind one that is not answered yet.
 """
 
 from asyncio import BaseTransport, TimerHandle
-from http import HTTPStatus
+from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service import errors, metrics
+from service.errors import ServiceError
 
 # Bytes that may come between two pieces of body: a head, or trailers.
 HEAD_BYTES = 32_768
 # Time that a head may take, and that the rest of an answered request's body is read and dropped.
 HEAD_S = 10.0
+# Bytes of it that are dropped; where there are more the connection is closed, after a while: at once might take the answer along.
+DROPPED_BYTES = 65_536
+LINGER_S = 1.0
+# Requests behind one that is not answered yet.
+MAX_PIPELINED = 1000
 
 
 class Connection(HttpToolsProtocol):
-    """What `uvicorn.Config(http=...)` takes."""
+    """What `uvicorn.Config(http=...)` takes, once the limit is bound."""
+
+    def __init__(self, *arguments: Any, max_connections: int, **named: Any) -> None:
+        """`max_connections` of this process: one more is answered 429 and closed."""
+        super().__init__(*arguments, **named)
+        self.max_connections = max_connections
+        self._in_body = False
+        self._bytes_without_body = 0
+        self._dropped_bytes = 0
+        self._timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._in_head = True
-        self._bytes_without_body = 0
-        self._timer: TimerHandle | None = None
-        self._await_head()
+        if len(self.connections) > self.max_connections:
+            self._refuse(errors.too_many_connections(self.max_connections))
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -34,33 +51,39 @@ class Connection(HttpToolsProtocol):
         self._bytes_without_body += len(data)
         super().data_received(data)
         if self._bytes_without_body > HEAD_BYTES:
-            self._refuse_head()
-        elif self._in_head and self._timer is None:
+            self._refuse(errors.head_too_large(HEAD_BYTES))
+        elif self._bytes_without_body and not self._in_body and self._timer is None:
             self._await_head()
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_body = True
         self._stop_timer()
         # only then: the piece that completed a head may hold other requests
         if self._bytes_without_body > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
-            self._refuse_head()
-            return
-        super().on_headers_complete()
+            self._refuse(errors.head_too_large(HEAD_BYTES))
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(errors.too_many_pipelined(MAX_PIPELINED))
+        if not self.transport.is_closing():
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._bytes_without_body = 0
-        if not self.transport.is_closing():
-            super().on_body(body)
+        if self.transport.is_closing():
+            return
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._drop(len(body))
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         self._bytes_without_body = 0
+        self._dropped_bytes = 0
         self._stop_timer()
-        if not self.transport.is_closing():
-            super().on_message_complete()
+        if self.transport.is_closing():
+            return
+        super().on_message_complete()
+        if self.cycle.response_complete:  # before its body had come, with which uvicorn's wait for the next request ended
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -68,7 +91,10 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(HEAD_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "validation", "not a valid HTTP/1.1 request")
+        self._refuse(errors.not_http())
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A client may ask for HTTP/2 or a WebSocket. It gets HTTP/1.1, and that is no event for the log."""
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -78,20 +104,28 @@ class Connection(HttpToolsProtocol):
 
     def _end_slow_head(self) -> None:
         if self._bytes_without_body:
-            self._refuse(408, "timeout", f"the request's head did not come within {HEAD_S:g} s")
+            self._refuse(errors.head_too_slow(HEAD_S))
         self.transport.close()
 
-    def _refuse_head(self) -> None:
-        self._refuse(431, "validation", f"the request's head is larger than the limit of {HEAD_BYTES} bytes")
+    def _drop(self, size: int) -> None:
+        self._dropped_bytes += size
+        if self._dropped_bytes > DROPPED_BYTES and not self.flow.read_paused:
+            self.flow.pause_reading()
+            self.loop.call_later(LINGER_S, self.transport.close)
 
-    def _refuse(self, status: int, error_type: str, message: str) -> None:
+    def _refuse(self, error: ServiceError) -> None:
         """The last words on this connection; none where a request's answer is under way."""
         if self.transport.is_closing():
             return
+        metrics.FAILURES.labels(error.error_type).inc()
         if self.cycle is None or self.cycle.response_complete:
-            body = orjson.dumps({"error": message, "error_type": error_type})
-            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            metrics.answered("other", "", error.status).inc()
+            body = orjson.dumps({"error": error.message, "error_type": error.error_type})
+            head = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
+            if error.retry_after_s is not None:
+                head.append(b"retry-after: %d\r\n" % error.retry_after_s)
+            head.append(b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
+            self.transport.write(b"".join(head) + body)
         self.transport.close()
 
     def _stop_timer(self) -> None:

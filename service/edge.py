@@ -1,7 +1,6 @@
 """The HTTP edge: an ASGI middleware, outermost in LitServe's app, that answers every request itself."""
 
 import asyncio
-import hmac
 import logging
 import math
 import uuid
@@ -11,8 +10,9 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import compression, errors, inference_protocol, metrics
+from service.access import Access
 from service.catalog import ServedModel
-from service.documentation import PAGES, Documentation
+from service.documentation import Documentation
 from service.errors import ServiceError
 from service.exchange import JSON, Answer, Call, ClientGone, Handler, error_answer, json_answer, read_body
 from service.frames import Hello
@@ -27,7 +27,8 @@ from service.tokenization import TextEncoder
 from service.wire import parse_predict
 
 log = logging.getLogger("valence.edge")
-WITHOUT_KEY = PAGES | {"/health", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"}
+# (method, route name) of what changes the service: it takes an admin key.
+ADMIN_ROUTES: frozenset[tuple[str, str]] = frozenset()
 
 
 class Edge:
@@ -38,6 +39,7 @@ class Edge:
         app: ASGIApp,
         *,
         settings: Settings,
+        access: Access,
         catalog: Sequence[ServedModel],
         encoders: Sequence[TextEncoder],
         draining: Path,
@@ -46,13 +48,13 @@ class Edge:
     ) -> None:
         self.app = app
         self.settings = settings
+        self.access = access
         self.catalog = catalog
         self.draining = draining
         self.http_processes = http_processes
         self.links = [Link(path, on_found=worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
         self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
-        self.key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._tasks: set[asyncio.Task[None]] = set()
         self.routes: dict[str, tuple[str, Handler]] = {
             "/predict": ("POST", self.predict),
@@ -105,8 +107,10 @@ class Edge:
         allowed, handler = self.routes[route]
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             raise errors.wrong_method(allowed)
-        if self.key is not None and path not in WITHOUT_KEY:
-            self._authorize(call)
+        admin = (method, route) in ADMIN_ROUTES
+        if admin or not self.access.opens(path):
+            with self.access.granted(call.headers, admin=admin):
+                return await handler(call)
         return await handler(call)
 
     def _route_name(self, path: str) -> str:
@@ -116,12 +120,6 @@ class Edge:
         if path.startswith("/v2/"):
             return inference_protocol.route_name(path) or "other"
         return "/models/{name}/predict" if path.startswith("/models/") and path.endswith("/predict") else "other"
-
-    def _authorize(self, call: Call) -> None:
-        assert self.key is not None
-        sent = call.headers.get(b"x-api-key") or call.headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if not hmac.compare_digest(sent, self.key):
-            raise ServiceError(401, "unauthorized", "an API key is needed: send Authorization: Bearer <key>, or X-API-Key")
 
     # -- /predict -----------------------------------------------------------------------------------------------------------
 
@@ -174,6 +172,7 @@ class Edge:
 
     def _connect(self) -> None:
         loop = asyncio.get_running_loop()
+        self._tasks.add(loop.create_task(self.access.keep_fresh()))
         for link in self.links:
             self._tasks.add(loop.create_task(link.keep_connected()))
 

@@ -32,6 +32,14 @@ def empty() -> ServiceError:
     return ServiceError(400, "empty", "nothing to score: inputs is empty; send a string or a list of strings")
 
 
+def unauthorized() -> ServiceError:
+    return ServiceError(401, "unauthorized", "an API key is needed: send Authorization: Bearer <key>, or X-API-Key")
+
+
+def forbidden(why: str) -> ServiceError:
+    return ServiceError(403, "forbidden", why)
+
+
 def not_found(what: str) -> ServiceError:
     return ServiceError(404, "not_found", what)
 
@@ -56,6 +64,30 @@ def backend(index: int) -> ServiceError:
 
 def overloaded(limit: int) -> ServiceError:
     return ServiceError(429, "overloaded", f"more than {limit} requests in flight; retry later", retry_after_s=1)
+
+
+def key_overloaded(limit: str, *, retry_after_s: int) -> ServiceError:
+    return ServiceError(429, "overloaded", f"more than {limit} with this API key; retry later", retry_after_s=retry_after_s)
+
+
+def too_many_connections(limit: int) -> ServiceError:
+    return ServiceError(429, "overloaded", f"more than {limit} connections; retry later", retry_after_s=1)
+
+
+def too_many_pipelined(limit: int) -> ServiceError:
+    return ServiceError(429, "overloaded", f"more than {limit} requests behind one that is not answered yet", retry_after_s=1)
+
+
+def not_http() -> ServiceError:
+    return ServiceError(400, "validation", "not a valid HTTP/1.1 request")
+
+
+def head_too_large(limit: int) -> ServiceError:
+    return ServiceError(431, "validation", f"the request's head is larger than the limit of {limit} bytes")
+
+
+def head_too_slow(limit_s: float) -> ServiceError:
+    return ServiceError(408, "timeout", f"the request's head did not come within {limit_s:g} s")
 
 
 def unhealthy(why: str) -> ServiceError:

@@ -14,6 +14,8 @@ from service.errors import ServiceError
 
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
+# No proxy or browser keeps an answer.
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class ClientGone(Exception):
@@ -72,14 +74,17 @@ async def read_body(call: Call, limit: int, timeout_s: float) -> bytes:
 
 def json_answer(status: int, content: Any, headers: Headers | None = None) -> Answer:
     """A JSON response."""
-    return Answer(status, orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS), headers or [JSON])
+    return Answer(status, orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS), [*(headers or [JSON]), NO_STORE])
 
 
 def error_answer(error: ServiceError) -> Answer:
-    """{"error", "error_type"}, with Retry-After where a retry can help and Allow where the verb is wrong."""
+    """{"error", "error_type"}, with Retry-After where a retry can help, Allow where the verb is wrong, WWW-Authenticate without a
+    key."""
     headers = [JSON]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.allow is not None:
         headers.append((b"allow", error.allow.encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     return json_answer(error.status, {"error": error.message, "error_type": error.error_type}, headers)

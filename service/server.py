@@ -4,12 +4,15 @@ import gc
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from service import __version__, metrics
+from service.access import Access
 from service.catalog import CatalogError, load_catalog, load_tokenizer
 from service.connection import Connection
 from service.edge import Edge
@@ -24,15 +27,20 @@ log = logging.getLogger("valence")
 MONITOR_INTERVAL_S = 0.5
 # A file in the runtime directory: there while the service is about to stop.
 DRAINING = "draining"
+# Of every answer, a refusal before any route included: a browser takes none for a page or a script.
+SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
+# What an HTTP process opens besides its connections: metrics' files, sockets to the workers, the log.
+OTHER_FILES = 256
 
 
 def serve(settings: Settings, *, runtime_dir: Path) -> None:
     """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process. CatalogError if a model can't be
-    served, RuntimeError if no worker could load them."""
+    served, KeysError if the file of keys can't be used, RuntimeError if no worker could load them."""
     configure_logging(settings.log_level)
     server = build_server(settings, runtime_dir=runtime_dir)
     device = server.devices[0].split(":")[0]
     _stop_on_signals(server, draining=runtime_dir / DRAINING, drain_s=settings.drain_s)
+    _allow_files(settings.max_connections + OTHER_FILES)
     gc.collect()
     os.register_at_fork(after_in_child=end_with_parent)  # LitServe forks its HTTP processes and its manager
     gc.freeze()  # the HTTP processes are forked: what is alive now is never scanned by them (p99 24 -> 8 ms)
@@ -47,10 +55,13 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
             num_api_servers=settings.http_process_count(device),
             log_level="warning",
             generate_client_file=False,
-            http=Connection,
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            headers=SECURITY_HEADERS,
+            http=partial(Connection, max_connections=settings.max_connections),
+            ws="none",
+            timeout_keep_alive=settings.keep_alive_s,
         )
     except KeyboardInterrupt:
         log.info("stopped before the first worker was ready")
@@ -61,6 +72,8 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
 def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
     """The server, not yet running; no process is started and no weight read."""
     accelerator = settings.accelerator()
+    http_processes = settings.http_process_count(accelerator)
+    access = Access(settings, http_processes=http_processes)
     if settings.dtype == "int8" and accelerator != "cpu":
         raise CatalogError("--dtype int8 is for the CPU; on CUDA choose bfloat16, or --device cpu")
     catalog = load_catalog(settings)
@@ -82,6 +95,7 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
         return Edge(
             build_stack(),
             settings=settings,
+            access=access,
             catalog=catalog,
             encoders=[
                 TextEncoder(load_tokenizer(model.tokenizer_path).backend_tokenizer, max_length=model.max_length)
@@ -89,7 +103,7 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
             ],
             draining=runtime_dir / DRAINING,
             sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * workers)],
-            http_processes=settings.http_process_count(accelerator),
+            http_processes=http_processes,
         )
 
     server.app.build_middleware_stack = build_stack_behind_edge
@@ -103,6 +117,14 @@ def _stop_children() -> None:
         child.terminate()
     for child in children:
         child.join(timeout=5)
+
+
+def _allow_files(count: int) -> None:
+    """Lets this process and its children open so many files, as far as the machine allows; a shell's usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _stop_on_signals(server: Supervisor, *, draining: Path, drain_s: float) -> None:

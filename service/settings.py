@@ -8,6 +8,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 CHECKPOINTS = Path(__file__).parent.parent / "models" / "checkpoints"
+# What monitors ask for, and the documentation.
+OPEN_ROUTES = ("/health", "/ready", "/metrics", "/v2/health", "/docs", "/openapi.json")
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -32,7 +34,20 @@ class Settings(BaseSettings):
     host: Literal["0.0.0.0", "127.0.0.1", "::"] = Field(default="0.0.0.0", description="Address to listen on.")
     port: int = Field(default=8000, ge=1024, le=65535, description="Port to listen on.")
     http_processes: int = Field(default=0, ge=0, description="HTTP processes; 0: one per 4 cores on CPU, cores - 5 on CUDA.")
-    api_key: SecretStr | None = Field(default=None, description="Key that clients must send; unset: none needed.")
+    api_key: SecretStr | None = Field(default=None, min_length=1, description="Key that clients must send; unset: none needed.")
+    api_keys_file: Path | None = Field(
+        default=None, description="File of more keys, name:key or name:sha256=<hex> a line; read again when it changes."
+    )
+    admin_key: SecretStr | None = Field(
+        default=None, min_length=1, description="Key of the routes that change the service; without any they are closed."
+    )
+    open_routes: Names = Field(default=OPEN_ROUTES, description="Routes that need no key, with those below them.")
+    key_requests_per_s: float = Field(default=0.0, ge=0, description="Requests a second of one key; more are 429. 0: no limit.")
+    key_concurrent_requests: int = Field(
+        default=0, ge=0, description="Requests in flight of one key; more are answered 429. 0: no limit."
+    )
+    max_connections: int = Field(default=4096, ge=1, description="Connections of one HTTP process; more are answered 429.")
+    keep_alive_s: int = Field(default=75, ge=1, description="How long an idle connection is kept; above a load balancer's own.")
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the forward runs.")
     workers_per_device: int = Field(
@@ -64,7 +79,7 @@ class Settings(BaseSettings):
     shutdown_grace_s: int = Field(default=30, ge=1, description="Time that requests in flight get when the service stops.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
 
-    @field_validator("models", "import_modules", mode="before")
+    @field_validator("models", "import_modules", "open_routes", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:
         if isinstance(value, str):
