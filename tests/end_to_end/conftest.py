@@ -199,12 +199,12 @@ def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def start_server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts a server of one's own that serves `failing`; flags as given. Whatever still runs is killed afterwards."""
+    """Starts a server of one's own, of `failing` unless told; flags as given. Whatever still runs is killed afterwards."""
     running: list[Server] = []
 
-    def start_one(*flags: str, **options: Any) -> Server:
+    def start_one(*flags: str, served: Sequence[str] = ("failing",), **options: Any) -> Server:
         log = tmp_path_factory.mktemp("server") / "log"
-        running.append(Server({"failing": models["failing"]}, *flags, log=log, **options))
+        running.append(Server({name: models[name] for name in served}, *flags, log=log, **options))
         running[-1].wait_until_ready()
         return running[-1]
 
