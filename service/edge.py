@@ -136,6 +136,7 @@ class Edge:
                 timeout_s=timeout_s,
                 truncate=request.truncate,
                 truncate_left=request.truncate_left,
+                window=request.window,
             )
             scored = await self.scorer.score(call, job)
             function = request.function or BY_PROBLEM_TYPE[scored.model.problem_type]

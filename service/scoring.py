@@ -16,6 +16,7 @@ from service.exchange import Call, ClientGone
 from service.link import Link, Reply
 from service.settings import Settings
 from service.tokenization import TextEncoder, Tokens
+from service.windows import combined
 from service.wire import Text
 
 # Requests older than this are watched for a client that has gone; faster ones pay nothing for it.
@@ -26,13 +27,14 @@ INLINE_CHARACTERS = 5_000
 
 @dataclass(slots=True)
 class Job:
-    """What a request asks of one model. `truncate` None: as the settings say."""
+    """What a request asks of one model. `truncate` None: as the settings say. `window` goes before it."""
 
     place: int
     texts: Sequence[Text]
     timeout_s: float
     truncate: bool | None = None
     truncate_left: bool = False
+    window: bool = False
 
 
 @dataclass(slots=True)
@@ -113,7 +115,9 @@ class Scorer:
         model = self.catalog[job.place]
         call.model = model.name
         tokens = await self._tokenize(job)
-        return Scored(model, tokens, await self._compute(call, job, tokens))
+        reply = await self._compute(call, job, tokens)
+        reply.rows = combined(reply.rows, owners=tokens.owners, weights=tokens.weights)
+        return Scored(model, tokens, reply)
 
     def finished(self, call: Call, scored: Scored) -> list[tuple[bytes, bytes]]:
         """Observes a request that is about to be answered; the headers that say how it went."""
@@ -130,14 +134,19 @@ class Scorer:
 
     async def _tokenize(self, job: Job) -> Tokens:
         started_at = time.perf_counter()
-        truncate = self.settings.auto_truncate if job.truncate is None else job.truncate
-        encoder = self.encoders[job.place]
         if sum(len(text) + len(partner or "") for text, partner in job.texts) <= INLINE_CHARACTERS:
-            tokens = encoder.encode(job.texts, truncate=truncate, from_left=job.truncate_left)
+            tokens = self._encode(job)
         else:
-            tokens = await asyncio.to_thread(encoder.encode, job.texts, truncate=truncate, from_left=job.truncate_left)
+            tokens = await asyncio.to_thread(self._encode, job)
         self.meters[job.place].tokenization.observe(time.perf_counter() - started_at)
         return tokens
+
+    def _encode(self, job: Job) -> Tokens:
+        encoder = self.encoders[job.place]
+        if job.window:
+            return encoder.encode_windows(job.texts, max_windows=self.settings.max_client_batch_size)
+        truncate = self.settings.auto_truncate if job.truncate is None else job.truncate
+        return encoder.encode(job.texts, truncate=truncate, from_left=job.truncate_left)
 
     async def _compute(self, call: Call, job: Job, tokens: Tokens) -> Reply:
         """Hands the texts to the worker with the least to do and waits; 503, 504 or ClientGone if no answer comes."""
@@ -159,7 +168,8 @@ class Scorer:
             watch.cancel()
         link.settle(job_id)
         if reply.failed:
-            raise errors.backend(min(reply.failed))
+            failed = min(reply.failed)
+            raise errors.backend(tokens.owners[failed] if tokens.owners else failed)
         return reply
 
     def _watch(self, receive: Receive, future: asyncio.Future[Reply], deadline: float, timeout_s: float) -> None:

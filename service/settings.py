@@ -66,7 +66,9 @@ class Settings(BaseSettings):
 
     max_batch_tokens: int = Field(default=0, ge=0, description="Tokens of one forward; 0: 16384 on CUDA, 2048 on CPU.")
     max_concurrent_requests: int = Field(default=512, ge=1, description="Requests in flight; more are answered 429.")
-    max_client_batch_size: int = Field(default=256, ge=1, description="Texts of one request; more are answered 422.")
+    max_client_batch_size: int = Field(
+        default=256, ge=1, description="Texts of one request, or windows of its long texts; more are answered 422."
+    )
     payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
     auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
     request_timeout_s: float = Field(default=30.0, gt=0, description="Deadline of a request; past it, 504.")

@@ -1,23 +1,29 @@
 """Texts to token ids, in the HTTP process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from service import errors
 from service.frames import ID_TYPE
+from service.windows import Window, cut
 from service.wire import Text
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The texts of a request as token ids, one after another; `types` only where a text has a partner."""
+    """The texts of a request as token ids, one after another; `types` only where a text has a partner.
+
+    Where a text was cut into windows, each row is a window: `owners` is the text of each, `weights` its tokens of that text.
+    """
 
     lengths: list[int]
     ids: bytes
     types: bytes
+    owners: Sequence[int] = ()
+    weights: Sequence[int] = ()
 
 
 class TextEncoder:
@@ -35,20 +41,25 @@ class TextEncoder:
     def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool = False) -> Tokens:
         """Token ids of `texts`. ServiceError 422 names the limit and the length of a text that does not fit."""
         tokenizer = (self._left if from_left else self._right) if truncate else self._whole
-        encodings = self._encode(tokenizer, texts)
-        lengths = [len(encoding) for encoding in encodings]
-        if not truncate and max(lengths) > self.max_length:
-            index = next(i for i, length in enumerate(lengths) if length > self.max_length)
+        tokens = _tokens(self._encode(tokenizer, texts), texts)
+        if not truncate and max(tokens.lengths) > self.max_length:
+            index = next(i for i, length in enumerate(tokens.lengths) if length > self.max_length)
             raise errors.validation(
-                f"inputs[{index}]: {lengths[index]} tokens exceed the model's limit of {self.max_length}; "
-                "shorten the text or send truncate: true"
+                f"inputs[{index}]: {tokens.lengths[index]} tokens exceed the model's limit of {self.max_length}; "
+                'shorten the text or send truncate: true, or overflow: "window"'
             )
-        paired = any(partner is not None for _, partner in texts)
-        return Tokens(
-            lengths=lengths,
-            ids=_join([encoding.ids for encoding in encodings]),
-            types=_join([encoding.type_ids for encoding in encodings]) if paired else b"",
-        )
+        return tokens
+
+    def encode_windows(self, texts: Sequence[Text], *, max_windows: int) -> Tokens:
+        """Token ids of `texts`, those that do not fit cut into windows. ServiceError 422 where there are more than `max_windows`.
+
+        A text that fits counts as one.
+        """
+        windows = cut(self._encode(self._whole, texts), max_length=self.max_length, max_windows=max_windows)
+        tokens = _tokens(windows, texts)
+        if len(windows) == len(texts):
+            return tokens
+        return replace(tokens, owners=[window.text for window in windows], weights=[window.weight for window in windows])
 
     def encodings(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoding]:
         """Uncut, with offsets, which `encode` does without. ServiceError 422 as there."""
@@ -71,6 +82,13 @@ class TextEncoder:
         if truncate_to is not None:
             copy.enable_truncation(self.max_length, direction=truncate_to)
         return copy
+
+
+def _tokens(rows: Sequence[Encoding | Window], texts: Sequence[Text]) -> Tokens:
+    ids = [row.ids for row in rows]
+    paired = any(partner is not None for _, partner in texts)
+    types = _join([row.type_ids for row in rows]) if paired else b""
+    return Tokens(lengths=list(map(len, ids)), ids=_join(ids), types=types)
 
 
 def _join(rows: list[list[int]]) -> bytes:

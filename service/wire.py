@@ -61,14 +61,18 @@ Direction = Annotated[Literal["right", "left"], BeforeValidator(_lower)]
 
 @with_config(ConfigDict(**STRICT, json_schema_extra=ONE_OF_TWO))
 class PredictBody(TypedDict, total=False):
-    """The body of `POST /predict`. `inputs` (or `text`) is required; a list of strings is a batch."""
+    """The body of `POST /predict`. `inputs` (or `text`) is required; a list of strings is a batch.
+
+    `overflow` says what becomes of a text longer than the model's limit, and goes before `truncate`: it is cut there, split into
+    overlapping windows that are all scored (the mean of their logits, weighted by tokens), or answered 422.
+    """
 
     inputs: Inputs
     text: Inputs
     model: str | None
     truncate: bool | None
     truncation_direction: Direction | None
-    overflow: Literal["truncate", "error"] | None
+    overflow: Literal["truncate", "window", "error"] | None
     raw_scores: bool | None
     parameters: Parameters | None
 
@@ -90,13 +94,14 @@ INPUT_FORMS = "a string, a list of strings, a list of [text, text_pair], or {tex
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """A valid request. `nested`: the answer is a list of lists. `truncate` None: as the service is set."""
+    """A valid request. `nested`: the answer is a list of lists. `truncate` None: as the service is set; `window` overrides it."""
 
     texts: list[Text]
     nested: bool
     model: str | None
     truncate: bool | None
     truncate_left: bool
+    window: bool
     top_k: int | None
     function: Function | None
 
@@ -117,6 +122,7 @@ def parse_predict(body: bytes) -> PredictRequest:
         model=fields.get("model"),
         truncate=_truncate(fields, parameters or {}),
         truncate_left=fields.get("truncation_direction") == "left",
+        window=fields.get("overflow") == "window",
         top_k=(parameters or {}).get("top_k"),
         function="none" if fields.get("raw_scores") else (parameters or {}).get("function_to_apply"),
     )

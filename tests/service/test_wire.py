@@ -51,6 +51,7 @@ def test_parameters_make_the_answer_of_one_text_a_list_of_lists(parameters: Any,
         ({"truncate": False}, False),
         ({"overflow": "truncate"}, True),
         ({"overflow": "error"}, False),
+        ({"overflow": "window", "truncate": True}, False),
         ({"overflow": "error", "truncate": True}, False),
         ({"parameters": {"truncation": False}}, False),
         ({"truncate": True, "parameters": {"truncation": False}}, True),
@@ -58,6 +59,11 @@ def test_parameters_make_the_answer_of_one_text_a_list_of_lists(parameters: Any,
 )
 def test_overflow_goes_before_truncate_before_parameters(fields: dict[str, Any], expected: bool | None) -> None:
     assert parse({"inputs": "a", **fields}).truncate is expected
+
+
+@pytest.mark.parametrize(("overflow", "window"), [("window", True), ("truncate", False), ("error", False), (None, False)])
+def test_overflow_may_ask_for_windows(overflow: str | None, window: bool) -> None:
+    assert parse({"inputs": "a", "overflow": overflow}).window is window
 
 
 @pytest.mark.parametrize(
