@@ -85,14 +85,19 @@ class Connection(HttpToolsProtocol):
         self._refuse(431, "validation", f"the request's head is larger than the limit of {HEAD_BYTES} bytes")
 
     def _refuse(self, status: int, error_type: str, message: str) -> None:
-        """The last words on this connection; none where a request's answer is under way."""
+        """The last words on this connection, where they can't be taken for another request's answer."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        if self._may_answer():
             body = orjson.dumps({"error": message, "error_type": error_type})
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """No answer to an earlier request is due, and none has begun."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
