@@ -15,18 +15,26 @@ from typing import Annotated, Any, Literal, NotRequired
 import numpy as np
 import orjson
 from annotated_types import Ge, Len
-from pydantic import TypeAdapter, with_config
+from pydantic import TypeAdapter, WithJsonSchema, with_config
+from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from service import errors
 from service.exchange import JSON, Answer
 from service.frames import LENGTH, LOGIT_TYPE
 from service.validation import parsed
-from service.wire import STRICT, Direction, Function, Text
+from service.wire import STRICT, WHOLE, Direction, FullString, Function, Text
 
 VERSION = "1"
 HEADER_LENGTH = b"inference-header-content-length"
 BINARY = (b"content-type", b"application/octet-stream")
+# For the schema: [n] or [n, 1].
+SHAPE: JsonDict = {
+    "type": "array",
+    "prefixItems": [{"type": "integer", "minimum": 1}, {"const": 1}],
+    "minItems": 1,
+    "maxItems": 2,
+}
 OutputName = Literal["label", "scores"]
 
 
@@ -34,7 +42,7 @@ OutputName = Literal["label", "scores"]
 class TensorParameters(TypedDict, total=False):
     """`binary_data_size`: the tensor's bytes follow the JSON. Shared memory is not offered."""
 
-    binary_data_size: Annotated[int, Ge(0)] | None
+    binary_data_size: Annotated[int, Ge(0), WHOLE] | None
     shared_memory_region: None
 
 
@@ -43,10 +51,10 @@ class InputTensor(TypedDict):
     """Texts, row by row."""
 
     name: str
-    shape: Annotated[list[Annotated[int, Ge(0)]], Len(1, 2)]
+    shape: Annotated[list[Annotated[int, Ge(0), WHOLE]], Len(1, 2), WithJsonSchema(SHAPE)]
     datatype: Literal["BYTES"]
     parameters: NotRequired[TensorParameters | None]
-    data: NotRequired[list[str | list[str]] | None]
+    data: NotRequired[list[FullString | list[FullString]] | None]
 
 
 @with_config(STRICT)
@@ -74,7 +82,7 @@ class InferParameters(TypedDict, total=False):
     truncation_direction: Direction | None
     raw_scores: bool | None
     function_to_apply: Function | None
-    timeout: Annotated[int, Ge(1)] | None
+    timeout: Annotated[int, Ge(1), WHOLE] | None
     binary_data_output: bool | None
 
 
@@ -165,7 +173,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[Text]:
         raise errors.validation(f"inputs.0.shape: must be [n] or [n, 1], not {shape}")
     if len(elements) != shape[0]:
         raise errors.validation(f"inputs.0.shape: {shape} means {shape[0]} elements, but the data holds {len(elements)}")
-    if not all(elements):
+    if not elements or not all(elements):
         raise errors.empty()
     return [(element, None) for element in elements]
 

@@ -17,6 +17,14 @@ from service.validation import readable
 
 Text = tuple[str, str | None]
 Function = Literal["softmax", "sigmoid", "none"]
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# To JSON 1.0 is an integer, and some clients write it so.
+WHOLE = BeforeValidator(_whole)
 STRICT = ConfigDict(strict=True, extra="ignore")
 # For the schema, what the types can't say and `_texts` and `_pair` check: a text is not empty, a pair holds one or two strings
 # and not only empty ones.
@@ -41,7 +49,7 @@ class TextPair(TypedDict, total=False):
 class Parameters(TypedDict, total=False):
     """What Hugging Face inference clients send along."""
 
-    top_k: Annotated[int, Ge(1)] | None
+    top_k: Annotated[int, Ge(1), WHOLE] | None
     function_to_apply: Function | None
     truncation: bool | None
 

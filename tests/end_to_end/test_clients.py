@@ -1,13 +1,13 @@
 """Clients that exist, as they are: huggingface_hub's InferenceClient, and those of text-embeddings-inference."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError
-from tei_client.clients import HttpClient
+from tei_client import HttpClient
 from tei_client.models import ModelType, TruncationDirection
 
 TEXT = "a wonderful film"
@@ -63,17 +63,24 @@ def test_inference_client_shows_what_went_wrong(
 
 
 @pytest.fixture
-def tei(server: Any) -> HttpClient:
-    return HttpClient(server.url, timeout=60, trust_env=False)
+def tei(server: Any) -> Iterator[HttpClient]:
+    opened = HttpClient(server.url, timeout=60, trust_env=False)
+    with opened.client:
+        yield opened
+
+
+async def classify(client: HttpClient, inputs: Any) -> list[Any]:
+    async with client.async_client:
+        return await client.async_classify(inputs)
 
 
 def test_tei_client_finds_a_classifier(server: Any, tei: HttpClient) -> None:
     assert tei.health()
     info = tei.info()
-    assert info.model_type is ModelType.Classifier
-    assert info.model_metadata.id2label == {"0": "negative", "1": "neutral", "2": "positive"}
-    assert info.model_metadata.label2id == {"negative": 0, "neutral": 1, "positive": 2}
-    assert (info.model_id, info.model_dtype, info.max_input_length) == ("tiny-bert", "float32", 48)
+    assert info.server_model_type is ModelType.Classifier
+    assert info.server_model_metadata.id2label == {"0": "negative", "1": "neutral", "2": "positive"}
+    assert info.server_model_metadata.label2id == {"negative": 0, "neutral": 1, "positive": 2}
+    assert (info.server_model_id, info.server_model_dtype, info.max_input_length) == ("tiny-bert", "float32", 48)
     assert (info.max_client_batch_size, info.max_concurrent_requests) == (64, 512)
 
 
@@ -83,7 +90,7 @@ def test_tei_client_classifies(server: Any, tei: HttpClient, inputs: Any) -> Non
     expected = [{item["label"]: item["score"] for item in row} for row in server.predict(sent).json()]
     found = [scores(result.scores) for result in tei.classify(inputs)]
     assert found == [pytest.approx(row, abs=1e-5) for row in expected]
-    assert [scores(result.scores) for result in asyncio.run(tei.async_classify(inputs))] == found
+    assert [scores(result.scores) for result in asyncio.run(classify(tei, inputs))] == found
 
 
 @pytest.mark.parametrize("direction", list(TruncationDirection))

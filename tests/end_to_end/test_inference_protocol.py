@@ -73,6 +73,7 @@ def test_one_output_may_come_as_bytes_and_the_other_as_json(server: Any) -> None
         ({"inputs": [tensor(shape=[-2])]}, 422, "inputs.0.shape.0: "),
         ({"inputs": [tensor(shape=["2"])]}, 422, "inputs.0.shape.0: "),
         ({"inputs": [tensor(data=["good", 3])]}, 422, "inputs.0.data.1"),
+        ({"inputs": [tensor(shape=[2.5])]}, 422, "inputs.0.shape.0: "),
         ({"inputs": [tensor(data=None)]}, 422, "inputs.0: needs data, or the parameter binary_data_size"),
         ({"inputs": [tensor(data=["good", ""])]}, 400, "nothing to score"),
         ({"inputs": [tensor(data=[], shape=[0])]}, 400, "nothing to score"),

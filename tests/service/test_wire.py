@@ -92,6 +92,11 @@ def test_unknown_fields_are_ignored() -> None:
     assert parse(body).top_k == 2
 
 
+@pytest.mark.parametrize("top_k", ["2", "2.0", "2e0"])
+def test_a_whole_number_is_an_integer_however_it_is_written(top_k: str) -> None:
+    assert parse_predict(b'{"inputs": "a", "parameters": {"top_k": %s}}' % top_k.encode()).top_k == 2
+
+
 def test_null_is_a_field_left_out() -> None:
     optional = ("model", "truncate", "truncation_direction", "overflow", "raw_scores", "parameters")
     assert parse({"inputs": "a", **dict.fromkeys(optional)}) == parse({"inputs": "a"})
