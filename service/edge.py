@@ -10,14 +10,16 @@ import math
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__, errors, metrics
+from service.access import log_request
+from service.announcement import log_ready
 from service.catalog import ServedModel
 from service.errors import ServiceError
-from service.exchange import JSON, Answer, Call, ClientGone, error_answer, json_answer, read_body
+from service.exchange import JSON, Answer, Call, ClientGone, Outcome, error_answer, json_answer, read_body
 from service.frames import Hello
 from service.link import Link
 from service.scores import BY_PROBLEM_TYPE, labelled
@@ -26,7 +28,12 @@ from service.settings import Settings
 from service.tokenization import TextEncoder
 from service.wire import parse_predict
 
+if TYPE_CHECKING:
+    from service.tracing import Tracer
+
 log = logging.getLogger("valence.edge")
+# What every HTTP process sees alike; the first of them says it.
+worker_log = logging.getLogger("valence.workers")
 DOCUMENTATION = frozenset({"/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"})
 
 
@@ -46,10 +53,13 @@ class Edge:
         self.app = app
         self.settings = settings
         self.catalog = catalog
-        self.links = [Link(path, on_found=worker_found, on_lost=worker_lost) for path in sockets]
+        self.http_processes = http_processes
+        self.links = [Link(path, on_found=self._worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
         self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
         self.key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        self.observers: list[Callable[[Call, Outcome], None]] = [log_request] if settings.log_requests else []
+        self._announced = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.routes: dict[str, tuple[str, Callable[[Call], Awaitable[Answer]]]] = {
             "/predict": ("POST", self.predict),
@@ -63,7 +73,8 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] == "lifespan":
-            self._connect()
+            await self._live(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["path"] in DOCUMENTATION:
             await self.app(scope, receive, send)
             return
@@ -73,20 +84,24 @@ class Edge:
         try:
             answer = await self._dispatch(call, route)
         except ServiceError as error:
-            metrics.FAILURES.labels(error.error_type).inc()
+            call.error_type = error.error_type
             answer = error_answer(error)
         except ClientGone:
-            metrics.FAILURES.labels("client_gone").inc()
-            return
+            call.error_type = "client_gone"
+            answer = None
         except Exception:  # a fault of ours: the client gets a clean answer, the operator the stack
             log.exception("a request to %s failed", route)
-            metrics.FAILURES.labels("internal").inc()
+            call.error_type = "internal"
             answer = error_answer(ServiceError(500, "internal", "the service failed on this request"))
-        metrics.answered(route, call.model, answer.status).inc()
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, (b"x-request-id", request_id)]}
-        )
-        await send({"type": "http.response.body", "body": answer.body})
+        if call.error_type:
+            metrics.FAILURES.labels(call.error_type).inc()
+        if answer is not None:
+            metrics.answered(route, call.model, answer.status).inc()
+            headers = [*answer.headers, (b"x-request-id", request_id)]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body})
+        for observe in self.observers:
+            observe(call, Outcome(route, request_id.decode("latin-1"), answer.status if answer else None))
 
     async def _dispatch(self, call: Call, route: str) -> Answer:
         path, method = call.scope["path"], call.scope["method"]
@@ -174,20 +189,43 @@ class Edge:
         body = await asyncio.to_thread(metrics.exposition)
         return Answer(200, body, [(b"content-type", b"text/plain; version=1.0.0; charset=utf-8")])
 
-    def _connect(self) -> None:
+    # -- the process --------------------------------------------------------------------------------------------------------
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """From the start of this HTTP process, after it was forked, until it has answered its last request."""
         loop = asyncio.get_running_loop()
         for link in self.links:
             self._tasks.add(loop.create_task(link.keep_connected()))
+        tracer = self._tracer()
+        if tracer is not None:
+            self.observers.append(tracer.record)
+        await self.app(scope, receive, send)
+        if tracer is not None:
+            tracer.close()  # nobody waits for this process any more but its supervisor
+
+    def _tracer(self) -> "Tracer | None":
+        if self.settings.otlp_endpoint is None:
+            return None
+        from service.tracing import Tracer  # of an extra, which need not be installed
+
+        return Tracer(self.settings.otlp_endpoint)
+
+    def _worker_found(self, hello: Hello) -> None:
+        worker_found(hello)
+        hellos = [link.hello for link in self.links if link.hello is not None]
+        if len(hellos) == len(self.links) and not self._announced:
+            self._announced = True
+            log_ready(self.settings, self.catalog, hellos, http_processes=self.http_processes)
 
 
 def worker_found(hello: Hello) -> None:
     """A worker is ready."""
-    log.info("worker %s is ready", hello.device)
+    worker_log.info("worker %s is ready", hello.device)
     metrics.WORKER_UP.labels(hello.device).set(1)
 
 
 def worker_lost(hello: Hello) -> None:
     """A worker died; its supervisor replaces it."""
-    log.warning("worker %s was lost", hello.device)
+    worker_log.warning("worker %s was lost", hello.device)
     metrics.WORKER_UP.labels(hello.device).set(0)
     metrics.process_died(hello.pid)

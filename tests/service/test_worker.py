@@ -116,8 +116,6 @@ class OverlappingEngine(StandInEngine):
 
 
 class Meter:
-    def queue_depth(self, model: int, texts: int) -> None: ...
-
     def observe(self, model: int, batch: Sequence[QueuedText], **amounts: float) -> None: ...
 
 
