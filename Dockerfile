@@ -14,7 +14,7 @@ COPY constraints.txt .
 RUN /venv/bin/pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch
 # The dependencies without the project, so that a change of code leaves this layer as it is.
 COPY pyproject.toml .
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['tracing'], sep='\n')" > requirements.txt \
     && /venv/bin/pip install -c constraints.txt -r requirements.txt
 
 FROM ${PYTHON_IMAGE} AS tree

@@ -54,5 +54,5 @@ $(VENV)/.serve: pyproject.toml constraints.txt
 
 $(VENV)/.all: $(VENV)/.serve
 	@echo "installing what training, load tests and checks need"
-	$(PIP) -e .[train,load,dev]
+	$(PIP) -e .[train,load,tracing,dev]
 	touch $@

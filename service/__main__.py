@@ -1,5 +1,6 @@
 """`python -m service`: serves the shipped checkpoints; `--help` lists every setting."""
 
+import logging
 import os
 import shutil
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from pydantic_settings import CliApp
 
 from service.settings import Settings
+
+log = logging.getLogger("valence")
 
 
 def main() -> int:
@@ -29,14 +32,14 @@ def main() -> int:
     try:
         serve(settings, runtime_dir=runtime_dir)
     except (CatalogError, KeysError) as error:
-        print(f"valence: {error}", file=sys.stderr)
+        log.error("%s", error)
         return 2
     except RuntimeError as error:
         refusal = refusal_path(runtime_dir)
         if refusal.exists():
-            print(f"valence: {refusal.read_text(encoding='utf-8')}", file=sys.stderr)
+            log.error("%s", refusal.read_text(encoding="utf-8"))
             return 2
-        print(f"valence: {error}; the worker's log above says why", file=sys.stderr)
+        log.error("%s; the worker's log above says why", error)
         return 1
     finally:
         shutil.rmtree(runtime_dir, ignore_errors=True)

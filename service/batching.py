@@ -54,9 +54,9 @@ class TextQueue:
                 self.tokens -= sum(len(text.text.ids) for text in queue) - sum(len(text.text.ids) for text in kept)
                 self._queues[index] = kept
 
-    def depth(self, model: int) -> int:
-        """How many texts wait for a model."""
-        return len(self._queues[model])
+    def depths(self) -> list[int]:
+        """How many texts wait for each model."""
+        return [len(queue) for queue in self._queues]
 
     def take(self) -> tuple[int, list[QueuedText]]:
         """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all.

@@ -4,21 +4,24 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import compression, errors, inference_protocol, metrics
 from service.access import Access
+from service.announcement import log_ready
 from service.catalog import ServedModel
 from service.documentation import Documentation
 from service.errors import ServiceError
-from service.exchange import JSON, Answer, Call, ClientGone, Handler, error_answer, json_answer, read_body
+from service.exchange import JSON, Answer, Call, ClientGone, Handler, Outcome, error_answer, json_answer, read_body
 from service.frames import Hello
 from service.inference_protocol import InferenceProtocol
 from service.information import information
 from service.link import Link
+from service.request_log import log_request
 from service.scores import BY_PROBLEM_TYPE, labelled
 from service.scoring import Job, Scorer
 from service.settings import Settings
@@ -26,7 +29,12 @@ from service.token_lists import TokenLists
 from service.tokenization import TextEncoder
 from service.wire import parse_predict
 
+if TYPE_CHECKING:
+    from service.tracing import Tracer
+
 log = logging.getLogger("valence.edge")
+# What every HTTP process sees alike; the first of them says it.
+worker_log = logging.getLogger("valence.workers")
 # (method, route name) of what changes the service: it takes an admin key.
 ADMIN_ROUTES: frozenset[tuple[str, str]] = frozenset()
 
@@ -52,9 +60,11 @@ class Edge:
         self.catalog = catalog
         self.draining = draining
         self.http_processes = http_processes
-        self.links = [Link(path, on_found=worker_found, on_lost=worker_lost) for path in sockets]
+        self.links = [Link(path, on_found=self._worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
         self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
+        self.observers: list[Callable[[Call, Outcome], None]] = [log_request] if settings.log_requests else []
+        self._announced = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.routes: dict[str, tuple[str, Handler]] = {
             "/predict": ("POST", self.predict),
@@ -72,7 +82,8 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] == "lifespan":
-            self._connect()
+            await self._live(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -82,16 +93,23 @@ class Edge:
         try:
             answer = await self._dispatch(call, route)
         except ServiceError as error:
-            metrics.FAILURES.labels(error.error_type).inc()
+            call.error_type = error.error_type
             answer = error_answer(error)
         except ClientGone:
-            metrics.FAILURES.labels("client_gone").inc()
-            return
+            call.error_type, answer = "client_gone", None
         except Exception:  # a fault of ours: the client gets a clean answer, the operator the stack
             log.exception("a request to %s failed", route)
-            metrics.FAILURES.labels("internal").inc()
+            call.error_type = "internal"
             answer = error_answer(ServiceError(500, "internal", "the service failed on this request"))
-        metrics.answered(route, call.model, answer.status).inc()
+        if call.error_type:
+            metrics.FAILURES.labels(call.error_type).inc()
+        if answer is not None:
+            metrics.answered(route, call.model, answer.status).inc()
+            await self._send(call, answer, request_id, send)
+        for observe in self.observers:
+            observe(call, Outcome(route, request_id.decode("latin-1"), answer.status if answer else None))
+
+    async def _send(self, call: Call, answer: Answer, request_id: bytes, send: Send) -> None:
         body, headers = answer.body, [*answer.headers, (b"x-request-id", request_id)]
         if len(body) >= compression.LEAST_BYTES and b"accept-encoding" in call.headers:
             body, added = await compression.compressed(body, call.headers[b"accept-encoding"])
@@ -171,21 +189,44 @@ class Edge:
         body = await asyncio.to_thread(metrics.exposition)
         return Answer(200, body, [(b"content-type", b"text/plain; version=1.0.0; charset=utf-8")])
 
-    def _connect(self) -> None:
+    # -- the process --------------------------------------------------------------------------------------------------------
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """From the start of this HTTP process, after it was forked, until it has answered its last request."""
         loop = asyncio.get_running_loop()
         self._tasks.add(loop.create_task(self.access.keep_fresh()))
         for link in self.links:
             self._tasks.add(loop.create_task(link.keep_connected()))
+        tracer = self._tracer()
+        if tracer is not None:
+            self.observers.append(tracer.record)
+        await self.app(scope, receive, send)
+        if tracer is not None:
+            tracer.close()  # nobody waits for this process any more but its supervisor
+
+    def _tracer(self) -> "Tracer | None":
+        if self.settings.otlp_endpoint is None:
+            return None
+        from service.tracing import Tracer  # of an extra, which need not be installed
+
+        return Tracer(self.settings.otlp_endpoint)
+
+    def _worker_found(self, hello: Hello) -> None:
+        worker_found(hello)
+        hellos = [link.hello for link in self.links if link.hello is not None]
+        if len(hellos) == len(self.links) and not self._announced:
+            self._announced = True
+            log_ready(self.settings, self.catalog, hellos, http_processes=self.http_processes)
 
 
 def worker_found(hello: Hello) -> None:
     """A worker is ready."""
-    log.info("worker %s is ready", hello.device)
+    worker_log.info("worker %s is ready", hello.device)
     metrics.WORKER_UP.labels(hello.device).set(1)
 
 
 def worker_lost(hello: Hello) -> None:
     """A worker died; its supervisor replaces it."""
-    log.warning("worker %s was lost", hello.device)
+    worker_log.warning("worker %s was lost", hello.device)
     metrics.WORKER_UP.labels(hello.device).set(0)
     metrics.process_died(hello.pid)

@@ -16,6 +16,8 @@ Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 # No proxy or browser keeps an answer.
 NO_STORE = (b"cache-control", b"no-store")
+# Asked every few seconds by whoever watches the service: of no interest to those who watch requests.
+MONITOR_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 
 
 class ClientGone(Exception):
@@ -33,7 +35,8 @@ class Answer:
 
 @dataclass(slots=True)
 class Call:
-    """One request on its way."""
+    """One request on its way, and what is noted of it for those who watch: moments of `time.perf_counter`, 0 where it did not
+    come so far."""
 
     scope: Scope
     receive: Receive
@@ -41,6 +44,24 @@ class Call:
     model: str = ""
     started_at: float = field(default_factory=time.perf_counter)
     arrived_at: float = field(default_factory=time.monotonic)
+    error_type: str = ""
+    texts: int = 0
+    tokens: int = 0
+    tokenization_started_at: float = 0.0
+    tokenized_at: float = 0.0
+    submitted_at: float = 0.0
+    scored_at: float = 0.0
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended. `route` is one of ours, never the path; `status` None: the client had gone."""
+
+    route: str
+    request_id: str
+    status: int | None
 
 
 Handler = Callable[[Call], Awaitable[Answer]]

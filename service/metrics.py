@@ -5,7 +5,8 @@ child costs 3 us in this mode, and looking the child up 2 us more. No label ever
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -27,7 +28,7 @@ FAILURES = Counter("valence_failures", "Requests answered with an error.", ["err
 WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death.", ["device"])
 
 REQUEST_DURATION = Histogram(
-    "valence_request_duration_seconds", "From the request's head to its answer.", ["model"], buckets=SECONDS
+    "valence_request_duration_seconds", "From the head of a request that was scored to its answer.", ["model"], buckets=SECONDS
 )
 TOKENIZATION_DURATION = Histogram(
     "valence_tokenization_duration_seconds", "Tokenization of a request.", ["model"], buckets=SECONDS
@@ -60,7 +61,8 @@ def exposition() -> bytes:
 
 def process_died(pid: int | None) -> None:
     """Drops the gauges of a process that is gone; its counts stay."""
-    multiprocess.mark_process_dead(pid)
+    with suppress(FileNotFoundError):  # every HTTP process sees a worker go, and another was first
+        multiprocess.mark_process_dead(pid)
 
 
 def worker_started(device: str, *, restarted: bool) -> None:
@@ -102,9 +104,10 @@ class BatchMeter:
         self._padding = [TOKENS_TOTAL.labels(model, "padding") for model in models]
         self._depth = [QUEUE_TEXTS.labels(model) for model in models]
 
-    def queue_depth(self, model: int, texts: int) -> None:
-        """How many texts of a model wait while a batch runs."""
-        self._depth[model].set(texts)
+    def queue_depths(self, texts: Iterable[int]) -> None:
+        """How many texts of each model wait."""
+        for depth, waiting in zip(self._depth, texts, strict=True):
+            depth.set(waiting)
 
     def texts_dropped(self, model: int, texts: int) -> None:
         """Texts that nobody waits for any more."""

@@ -1,6 +1,7 @@
 """From texts to logits, in one HTTP process: admission, tokenization, the worker with the least to do, the deadline."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,9 @@ from service.tokenization import TextEncoder, Tokens
 from service.windows import combined
 from service.wire import Text
 
+log = logging.getLogger("valence.scoring")
+# An overload is summed up for so long before it is logged.
+REFUSALS_S = 5.0
 # Requests older than this are watched for a client that has gone; faster ones pay nothing for it.
 WATCH_AFTER_S = 0.1
 # More text than this is tokenized in a thread, so that it does not hold up the event loop (2 ms at 0.4 us a character).
@@ -65,6 +69,7 @@ class Scorer:
         self.links = links
         self.limit = limit
         self.in_flight = 0
+        self._refused = 0
         self.meters = [metrics.RequestMeter(model.name) for model in catalog]
         self._places = {model.name: place for place, model in enumerate(catalog)}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +78,7 @@ class Scorer:
     def admitted(self) -> Iterator[None]:
         """Holds one of the requests in flight; 429 where there is none to be had."""
         if self.in_flight >= self.limit:
+            self._note_refusal()
             raise errors.overloaded(self.settings.max_concurrent_requests)
         self.in_flight += 1
         metrics.IN_FLIGHT.inc()
@@ -81,6 +87,19 @@ class Scorer:
         finally:
             self.in_flight -= 1
             metrics.IN_FLIGHT.dec()
+
+    def _note_refusal(self) -> None:
+        """Has an overload logged: a line for `REFUSALS_S` of it, not one for each request."""
+        if not self._refused:
+            asyncio.get_running_loop().call_later(REFUSALS_S, self._log_refusals)
+        self._refused += 1
+
+    def _log_refusals(self) -> None:
+        log.warning(
+            "overloaded: %d requests were answered 429 within %g s", self._refused, REFUSALS_S,
+            extra={"refused": self._refused, "limit": self.limit},
+        )  # fmt: skip
+        self._refused = 0
 
     def timeout_s(self, call: Call) -> float:
         """The deadline that the client asks for, if it is shorter than the service's."""
@@ -113,8 +132,9 @@ class Scorer:
         """The logits of the job's texts. ServiceError or ClientGone where there are none."""
         self.check_count(len(job.texts))
         model = self.catalog[job.place]
-        call.model = model.name
-        tokens = await self._tokenize(job)
+        call.model, call.texts = model.name, len(job.texts)
+        tokens = await self._tokenize(call, job)
+        call.tokens = sum(tokens.lengths)
         reply = await self._compute(call, job, tokens)
         reply.rows = combined(reply.rows, owners=tokens.owners, weights=tokens.weights)
         return Scored(model, tokens, reply)
@@ -126,19 +146,20 @@ class Scorer:
         self.meters[self._places[scored.model.name]].duration.observe(total_s)
         return [
             (b"x-model", scored.model.name.encode()),
-            (b"x-tokens", b"%d" % sum(scored.tokens.lengths)),
+            (b"x-tokens", b"%d" % call.tokens),
             (b"x-queue-time-ms", b"%.3f" % (1000 * reply.queue_s)),
             (b"x-inference-time-ms", b"%.3f" % (1000 * reply.inference_s)),
             (b"x-total-time-ms", b"%.3f" % (1000 * total_s)),
         ]
 
-    async def _tokenize(self, job: Job) -> Tokens:
-        started_at = time.perf_counter()
+    async def _tokenize(self, call: Call, job: Job) -> Tokens:
+        call.tokenization_started_at = time.perf_counter()
         if sum(len(text) + len(partner or "") for text, partner in job.texts) <= INLINE_CHARACTERS:
             tokens = self._encode(job)
         else:
             tokens = await asyncio.to_thread(self._encode, job)
-        self.meters[job.place].tokenization.observe(time.perf_counter() - started_at)
+        call.tokenized_at = time.perf_counter()
+        self.meters[job.place].tokenization.observe(call.tokenized_at - call.tokenization_started_at)
         return tokens
 
     def _encode(self, job: Job) -> Tokens:
@@ -155,6 +176,7 @@ class Scorer:
             raise errors.unhealthy("no worker is ready yet; retry")
         link = min(ready, key=lambda link: len(link.pending))
         deadline = call.arrived_at + job.timeout_s
+        call.submitted_at = time.perf_counter()
         job_id, future = link.submit(tokens, model=job.place, deadline=deadline)
         watch = asyncio.get_running_loop().call_later(
             min(WATCH_AFTER_S, job.timeout_s), self._watch, call.receive, future, deadline, job.timeout_s
@@ -167,6 +189,7 @@ class Scorer:
         finally:
             watch.cancel()
         link.settle(job_id)
+        call.scored_at, call.queue_s, call.inference_s = time.perf_counter(), reply.queue_s, reply.inference_s
         if reply.failed:
             failed = min(reply.failed)
             raise errors.backend(tokens.owners[failed] if tokens.owners else failed)

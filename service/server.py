@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import litserve.server
+
 from service import __version__, metrics
 from service.access import Access
 from service.catalog import CatalogError, load_catalog, load_tokenizer
@@ -36,7 +38,8 @@ OTHER_FILES = 256
 def serve(settings: Settings, *, runtime_dir: Path) -> None:
     """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process. CatalogError if a model can't be
     served, KeysError if the file of keys can't be used, RuntimeError if no worker could load them."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
+    litserve.server.configure_logging = leave_logging_alone
     server = build_server(settings, runtime_dir=runtime_dir)
     device = server.devices[0].split(":")[0]
     _stop_on_signals(server, draining=runtime_dir / DRAINING, drain_s=settings.drain_s)
@@ -44,16 +47,14 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
     gc.collect()
     os.register_at_fork(after_in_child=end_with_parent)  # LitServe forks its HTTP processes and its manager
     gc.freeze()  # the HTTP processes are forked: what is alive now is never scanned by them (p99 24 -> 8 ms)
-    log.info(
-        "serving %s on %s, %d HTTP processes, http://%s:%d",
-        ", ".join(settings.models), ", ".join(server.devices), settings.http_process_count(device), settings.host, settings.port,
-    )  # fmt: skip
+    log.info("starting %s on %s", ", ".join(settings.models), ", ".join(server.devices))
     try:
         server.run(
             host=settings.host,
             port=settings.port,
             num_api_servers=settings.http_process_count(device),
             log_level="warning",
+            log_config=None,
             generate_client_file=False,
             access_log=False,
             server_header=False,
@@ -67,6 +68,7 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
         log.info("stopped before the first worker was ready")
     finally:
         _stop_children()
+    log.info("stopped")
 
 
 def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
@@ -76,6 +78,8 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
     access = Access(settings, http_processes=http_processes)
     if settings.dtype == "int8" and accelerator != "cpu":
         raise CatalogError("--dtype int8 is for the CPU; on CUDA choose bfloat16, or --device cpu")
+    if settings.otlp_endpoint is not None:
+        _import_tracing()
     catalog = load_catalog(settings)
     metrics.describe(__version__, [(model.name, model.architecture) for model in catalog])
     workers = settings.worker_count(accelerator)
@@ -92,6 +96,8 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
 
     def build_stack_behind_edge() -> Edge:
         """Not by `add_middleware`, which puts FastAPI's own layers in front: they took a quarter of the HTTP process's time."""
+        if getattr(server.app, "response_queue_id", 0):  # LitServe's number of this HTTP process: the first one speaks for all
+            logging.getLogger("valence.workers").setLevel(logging.ERROR)
         return Edge(
             build_stack(),
             settings=settings,
@@ -108,6 +114,18 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
 
     server.app.build_middleware_stack = build_stack_behind_edge
     return server
+
+
+def leave_logging_alone(*args: object, **options: object) -> None:
+    """What LitServe calls when it runs, in place of what would give its lines a format and a stream of their own."""
+
+
+def _import_tracing() -> None:
+    """In the main process, so that what is missing is said at once, and the HTTP processes share the modules' memory."""
+    try:
+        import service.tracing  # noqa: F401
+    except ImportError as error:
+        raise CatalogError(f"--otlp-endpoint needs the extra: pip install 'valence[tracing]' ({error})") from error
 
 
 def _stop_children() -> None:
@@ -141,6 +159,7 @@ def _stop_on_signals(server: Supervisor, *, draining: Path, drain_s: float) -> N
             draining.touch()
             time.sleep(drain_s)  # a second signal ends it at once
         server.is_stopping = True
+        log.info("stopping: requests in flight are answered first")
         # LitServe's monitor thread would log a stack when it finds its manager gone
         logging.getLogger("litserve.server").setLevel(logging.CRITICAL)
         signal.default_int_handler(signum, frame)

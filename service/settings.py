@@ -80,6 +80,15 @@ class Settings(BaseSettings):
     )
     shutdown_grace_s: int = Field(default=30, ge=1, description="Time that requests in flight get when the service stops.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="Lines of the log; auto: text on a terminal, JSON elsewhere."
+    )
+    log_requests: bool = Field(default=False, description="Log a line for each request, without its texts.")
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="OpenTelemetry collector that takes traces, as http://host:4318; unset: none.",
+    )
 
     @field_validator("models", "import_modules", "open_routes", mode="before")
     @classmethod

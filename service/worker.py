@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valence.worker")
 Send = Callable[[dict[int, list[Answer]]], None]
+# Not where the queue changes: it may also shrink by a cancellation, and grows while a batch runs.
+OBSERVE_QUEUE_S = 1.0
 # What a model may raise on a text that it can't take, or that takes more memory than there is. Anything else ends the worker.
 FAULTS_OF_TEXTS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 # How torch's allocator for the CPU says it, with nothing but a RuntimeError.
@@ -69,7 +72,7 @@ class WorkerApi(ls.LitAPI):
         reason is left for the main process."""
         end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
-        configure_logging(self.settings.log_level)
+        configure_logging(self.settings.log_level, self.settings.log_format)
         register_all(self.settings.import_modules)
         if device == "cpu":
             torch.set_num_threads(self.settings.thread_count())
@@ -86,7 +89,7 @@ class WorkerApi(ls.LitAPI):
         started_at = time.monotonic()
         engine = Engine(served, device=device, settings=self.settings)
         engine.warm_up()
-        log.info("loaded %s in %.1f s: %s", served.name, time.monotonic() - started_at, engine.details)
+        log.info("loaded %s in %.1f s", served.name, time.monotonic() - started_at, extra=engine.details)
         return engine
 
     def predict(self, request: Any) -> Any:
@@ -115,13 +118,17 @@ class WorkerLoop(LitLoop):
         queue = TextQueue(len(lit_api.engines), max_batch_tokens=max_batch_tokens, on_dropped=meter.texts_dropped)
         details = {served.name: engine.details for served, engine in zip(lit_api.catalog, lit_api.engines, strict=True)}
         hello = Hello(pid=os.getpid(), device=f"{device}/{worker_id}", details=details)
-        connections = Connections(queue, hello=hello)
+        connections = Connections(queue, hello=hello, observe=meter.queue_depths)
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
         batches = BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter, cores=cores)
         if lit_api.settings.watchdog_s:
             watch(lambda: batches.busy_since, limit_s=lit_api.settings.watchdog_s)
-        batches.run()
+        try:
+            batches.run()
+        except Exception:
+            log.critical("the worker failed, and ends", exc_info=True)
+            sys.exit(1)
 
     def _cores(self, settings: Settings, worker_id: int) -> Cores:
         return Cores(
@@ -193,7 +200,6 @@ class BatchLoop:
         return self.queue.tokens * 2 >= sum(len(text.text.ids) for text in running.batch)
 
     def _launch(self, model: int, batch: list[QueuedText]) -> Running:
-        self._meter.queue_depth(model, self.queue.depth(model))
         started_at = time.monotonic()
         with self._cores:
             try:
@@ -253,7 +259,7 @@ def score_halves(
     elif engine.device.type == "cuda" and not _cuda_answers():
         raise error  # a CUDA error that sticks: the process must be replaced
     if len(batch) == 1:
-        log.warning("the model failed on a text of %d tokens: %s", len(batch[0].text.ids), type(error).__name__)
+        log.warning("the model failed on a text: %s", type(error).__name__, extra={"tokens": len(batch[0].text.ids)})
         return np.zeros((1, 1), dtype=np.float32), {0}
     middle = len(batch) // 2
     first, first_failed = score(engine, batch[:middle], relieve=relieve)
@@ -302,9 +308,11 @@ def answers(
 class Connections:
     """The I/O thread: accepts the HTTP processes, queues what they send, sends what the batch loop hands over."""
 
-    def __init__(self, queue: TextQueue, *, hello: Hello) -> None:
+    def __init__(self, queue: TextQueue, *, hello: Hello, observe: Callable[[Sequence[int]], None]) -> None:
+        """`observe` is told every `OBSERVE_QUEUE_S` how many texts wait for each model."""
         self.queue = queue
         self.hello = encode([hello])
+        self._observe = observe
         self.open: dict[int, asyncio.WriteTransport] = {}
         self._loop = asyncio.new_event_loop()
         self._next_id = 0
@@ -313,6 +321,7 @@ class Connections:
         """Runs until the process ends. The socket is made readable to its owner only."""
         os.umask(0o177)
         self._loop.run_until_complete(self._loop.create_unix_server(lambda: _Connection(self), str(path)))
+        self._observe_queue()
         self._loop.run_forever()
 
     def send(self, answers_by_connection: dict[int, list[Answer]]) -> None:
@@ -324,6 +333,10 @@ class Connections:
         self._next_id += 1
         self.open[self._next_id] = transport
         return self._next_id
+
+    def _observe_queue(self) -> None:
+        self._observe(self.queue.depths())
+        self._loop.call_later(OBSERVE_QUEUE_S, self._observe_queue)
 
     def _write(self, frames: dict[int, bytes]) -> None:
         for connection, frame in frames.items():

@@ -1,6 +1,7 @@
 """Real servers: `python -m service` in a process group of its own, spoken to over HTTP."""
 
 import importlib
+import json
 import os
 import signal
 import socket
@@ -48,10 +49,23 @@ class Server:
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
+    def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Every sample of /metrics by name and labels."""
+        families = text_string_to_metric_families(self.client.get("/metrics").text)
+        return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log, parsed."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
     def worker(self) -> psutil.Process:
-        """The process that holds the models: the only one that is spawned, the others are forked."""
-        (worker,) = (child for child in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(child.cmdline()))
+        """The process that holds the models, where there is one."""
+        (worker,) = self.workers()
         return worker
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that hold the models: the only ones that are spawned, the others are forked."""
+        return [child for child in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
 
     def wait_until_ready(self) -> None:
         """On fresh connections, so that each HTTP process is likely to be asked."""

@@ -120,6 +120,7 @@ def test_a_broken_checkpoint_is_refused_in_one_sentence(
     (broken / "config.json").write_text(json.dumps({**config, "vocab_size": 10}))
     code, log = launch({"good": models["tiny-lstm"], "broken": broken})
     assert code == 2
-    (sentence,) = log.strip().splitlines()
-    assert sentence.startswith("valence: ")
-    assert "this tokenizer belongs to another checkpoint" in sentence
+    (line,) = log.strip().splitlines()
+    said = json.loads(line)
+    assert (said["level"], said["logger"]) == ("error", "valence")
+    assert "this tokenizer belongs to another checkpoint" in said["message"]

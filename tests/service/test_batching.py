@@ -109,14 +109,14 @@ def test_cancel_of_a_request_that_has_left_changes_nothing() -> None:
     queue = queue_of(job(0, 1), job(1, 1), max_batch_tokens=1)
     queue.take()
     queue.cancel(Cancel(id=0), reply_to=1)
-    assert (queue.dropped, queue.depth(0)) == ({}, 1)
+    assert (queue.dropped, queue.depths()) == ({}, [1, 0])
 
 
 def test_depth_counts_what_waits_by_model() -> None:
     queue = queue_of(job(0, 1, 1), job(1, 1, model=1))
-    assert [queue.depth(model) for model in range(2)] == [2, 1]
+    assert queue.depths() == [2, 1]
     queue.take()
-    assert [queue.depth(model) for model in range(2)] == [0, 1]
+    assert queue.depths() == [0, 1]
 
 
 @pytest.mark.parametrize("first", [None, job(0, 1, expired=True)], ids=["empty", "expired only"])
