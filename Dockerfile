@@ -1,21 +1,23 @@
 # docker build -t valence --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .      CPU
 # docker build -t valence --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .    CUDA 13
-# docker run --init --read-only --tmpfs /tmp -p 8000:8000 valence
-ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim
+# docker run --read-only --tmpfs /tmp -p 8000:8000 valence
+ARG PYTHON_IMAGE=docker.io/library/python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
 
 FROM ${PYTHON_IMAGE} AS dependencies
 WORKDIR /build
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /venv
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/venv/bin/python
+RUN python -m venv --without-pip /venv
 # A package index for torch alone; empty: pip's own, whose Linux builds carry the CUDA libraries.
 ARG TORCH_INDEX=""
 COPY constraints.txt .
 # --no-deps: that index holds few versions of what torch needs; the next step brings it from pip's own.
-RUN /venv/bin/pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch
+# What torch brings for compiling and testing C++ is 190 MB; of its programs it asks for the one that is kept.
+RUN python -m pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch \
+    && cd /venv/lib/python3*/site-packages/torch && rm -rf include test && find bin -type f ! -name torch_shm_manager -delete
 # The dependencies without the project, so that a change of code leaves this layer as it is.
 COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['tracing'], sep='\n')" > requirements.txt \
-    && /venv/bin/pip install -c constraints.txt -r requirements.txt
+    && python -m pip install -c constraints.txt -r requirements.txt
 
 FROM ${PYTHON_IMAGE} AS tree
 # The settings' defaults are folders beside the packages, so the service runs from its tree instead of site-packages.

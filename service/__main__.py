@@ -3,27 +3,52 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
-
-from pydantic_settings import CliApp
-
-from service.settings import Settings
+from types import FrameType
 
 log = logging.getLogger("valence")
 
 
 def main() -> int:
     """0 after an orderly stop; 1 when no worker started; 2 when a setting, a model or a key is wrong, said in one sentence."""
-    settings = CliApp.run(Settings)
     runtime_dir = Path(tempfile.mkdtemp(prefix="valence-"))
+    _end_on_signals(runtime_dir)
+    try:
+        return _run(runtime_dir)
+    finally:
+        shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def _end_on_signals(runtime_dir: Path) -> None:
+    """Until the server has handlers of its own, SIGTERM and Ctrl-C end this process at once, which is all that there is to stop.
+
+    As process 1 of a container it has no default action: during the seconds of the imports a stop would be lost, and the
+    container killed when its time was up. An exception would not do, since a callback of the import system may swallow it."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        shutil.rmtree(runtime_dir, ignore_errors=True)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+def _run(runtime_dir: Path) -> int:
     # Read at import: the metrics' directory by prometheus_client, the other before the tokenizers are forked.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime_dir)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Read by the workers' torch. oneDNN keeps 1,024 compiled operators, one for each number of rows it meets, which grew a worker
     # by 200 MB; with 8 it does not grow and is as fast.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
+    # Imported here, behind the handlers; and so that `--help` need not wait for torch.
+    from pydantic_settings import CliApp
+
+    from service.settings import Settings
+
+    settings = CliApp.run(Settings)
     from service.catalog import CatalogError
     from service.keys import KeysError
     from service.server import serve
@@ -41,8 +66,6 @@ def main() -> int:
             return 2
         log.error("%s; the worker's log above says why", error)
         return 1
-    finally:
-        shutil.rmtree(runtime_dir, ignore_errors=True)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -87,6 +89,15 @@ def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
     scrape = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"][0]
     assert scrape["static_configs"] == [{"targets": [f"valence:{Settings.model_fields['port'].default}"]}]
     assert "metrics_path" not in scrape  # the service's is Prometheus' default
+
+
+def test_compose_accepts_the_file(resolved_compose: Callable[..., dict[str, Any]]) -> None:
+    assert set(resolved_compose({})["services"]) == {"valence", "valence-gpu", "prometheus", "grafana", "locust"}
+
+
+def test_compose_passes_a_setting_only_where_it_is_set(resolved_compose: Callable[..., dict[str, Any]]) -> None:
+    environment = resolved_compose({"VALENCE_DTYPE": "int8"})["services"]["valence"]["environment"]
+    assert {name: value for name, value in environment.items() if value is not None} == {"VALENCE_DTYPE": "int8"}
 
 
 @pytest.mark.parametrize("path", bind_mounts())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import httpx
 import pytest
@@ -24,7 +25,14 @@ def get_info(
         settings = settings_of(**fields)
         access = Access(settings, http_processes=1)
         app = Edge(
-            None, settings=settings, access=access, catalog=list(catalog.values()), encoders=[], sockets=[], http_processes=1
+            None,
+            settings=settings,
+            access=access,
+            catalog=list(catalog.values()),
+            encoders=[],
+            sockets=[],
+            draining=Path("/nowhere"),
+            http_processes=1,
         )
 
         async def ask() -> httpx.Response:
