@@ -5,7 +5,7 @@ There is no timer. An idle device takes a lone text at once; a busy one finds al
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 
 import msgspec
 
@@ -28,11 +28,11 @@ class TextQueue:
     """Texts of all models, oldest first. One thread puts, another takes. `tokens` counts what waits, `dropped` the texts that
     were never computed."""
 
-    def __init__(self, models: int, *, max_batch_tokens: int) -> None:
+    def __init__(self, *, max_batch_tokens: int) -> None:
         self.max_batch_tokens = max_batch_tokens
         self.dropped = 0
         self.tokens = 0
-        self._queues: list[deque[QueuedText]] = [deque() for _ in range(models)]
+        self._queues: defaultdict[int, deque[QueuedText]] = defaultdict(deque)
         self._changed = threading.Condition()
 
     def put(self, job: Job, *, reply_to: int) -> None:
@@ -46,15 +46,22 @@ class TextQueue:
     def cancel(self, message: Cancel, *, reply_to: int) -> None:
         """Drops the job's texts that still wait. Costs a pass over the queue, which admission bounds."""
         with self._changed:
-            for index, queue in enumerate(self._queues):
+            for index, queue in self._queues.items():
                 kept = deque(text for text in queue if (text.reply_to, text.job_id) != (reply_to, message.id))
                 self.dropped += len(queue) - len(kept)
                 self.tokens -= sum(len(text.text.ids) for text in queue) - sum(len(text.text.ids) for text in kept)
                 self._queues[index] = kept
 
+    def discard(self, model: int) -> None:
+        """Drops what waits for a model that is served no more."""
+        with self._changed:
+            queue = self._queues.pop(model, deque())
+            self.dropped += len(queue)
+            self.tokens -= sum(len(text.text.ids) for text in queue)
+
     def depth(self, model: int) -> int:
         """How many texts wait for a model."""
-        return len(self._queues[model])
+        return len(self._queues.get(model, ()))
 
     def take(self) -> tuple[int, list[QueuedText]]:
         """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all.
@@ -63,7 +70,7 @@ class TextQueue:
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: any(self._queues))
+                self._changed.wait_for(lambda: any(self._queues.values()))
                 found = self._oldest()
             if found:
                 return found
@@ -74,7 +81,7 @@ class TextQueue:
             return self._oldest()
 
     def _oldest(self) -> tuple[int, list[QueuedText]] | None:
-        waiting = [index for index, queue in enumerate(self._queues) if queue]
+        waiting = [index for index, queue in self._queues.items() if queue]
         if not waiting:
             return None
         model = min(waiting, key=lambda index: self._queues[index][0].sent_at)

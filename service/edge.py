@@ -15,7 +15,8 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__, errors, metrics
-from service.catalog import ServedModel
+from service.admin import Admin
+from service.changes import Changes
 from service.errors import ServiceError
 from service.exchange import JSON, Answer, Call, ClientGone, error_answer, json_answer, read_body
 from service.frames import Hello
@@ -23,10 +24,10 @@ from service.link import Link
 from service.scores import BY_PROBLEM_TYPE, labelled
 from service.scoring import Job, Scorer
 from service.settings import Settings
-from service.tokenization import TextEncoder
 from service.wire import parse_predict
 
 log = logging.getLogger("valence.edge")
+CHANGES = frozenset({("POST", "/models"), ("DELETE", "/models/{name}")})
 DOCUMENTATION = frozenset({"/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"})
 
 
@@ -38,17 +39,17 @@ class Edge:
         app: ASGIApp,
         *,
         settings: Settings,
-        catalog: Sequence[ServedModel],
-        encoders: Sequence[TextEncoder],
+        runtime_dir: Path,
         sockets: Sequence[Path],
         http_processes: int,
     ) -> None:
         self.app = app
         self.settings = settings
-        self.catalog = catalog
         self.links = [Link(path, on_found=worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
-        self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
+        self.scorer = Scorer(settings, self.links, limit=limit)
+        self.changes = Changes(settings, self.scorer, self.links, runtime_dir=runtime_dir)
+        self.admin = Admin(settings, self.changes)
         self.key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._tasks: set[asyncio.Task[None]] = set()
         self.routes: dict[str, tuple[str, Callable[[Call], Awaitable[Answer]]]] = {
@@ -57,6 +58,8 @@ class Edge:
             "/health": ("GET", self.health),
             "/ready": ("GET", self.ready),
             "/info": ("GET", self.info),
+            "/models": ("GET", self.admin.models),
+            "/models/{name}": ("DELETE", self.admin.change),
             "/metrics": ("GET", self.metrics),
         }
 
@@ -92,6 +95,8 @@ class Edge:
         path, method = call.scope["path"], call.scope["method"]
         if route == "other":
             raise errors.not_found("no such route; POST /predict scores texts, GET /docs lists the routes")
+        if (method, route) in CHANGES:
+            return await self.admin.change(call)  # which asks for a key of its own
         allowed, handler = self.routes[route if route in self.routes else "/predict"]
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             raise ServiceError(405, "method", f"this route takes {allowed}")
@@ -103,7 +108,9 @@ class Edge:
         """The metric's label: a route of ours, never the path itself."""
         if path in self.routes:
             return path
-        return "/models/{name}/predict" if path.startswith("/models/") and path.endswith("/predict") else "other"
+        if not path.startswith("/models/"):
+            return "other"
+        return "/models/{name}/predict" if path.endswith("/predict") else "/models/{name}"
 
     def _authorize(self, call: Call) -> None:
         assert self.key is not None
@@ -159,9 +166,12 @@ class Edge:
                 "problem_type": model.problem_type,
                 "max_length": model.max_length,
                 "tokenizer": model.tokenizer_path.name,
-                "workers": [hello.details[model.name] for hello in hellos],
+                "version": model.version,
+                "weights": model.weights,
+                "since": model.since,
+                "workers": [hello.details[place] for hello in hellos if place in hello.details],
             }
-            for model in self.catalog
+            for place, model in self.scorer.catalog.items()
         ]
         limits = ("max_concurrent_requests", "max_client_batch_size", "payload_limit", "request_timeout_s")
         described: dict[str, Any] = {name: getattr(self.settings, name) for name in limits}
@@ -178,6 +188,7 @@ class Edge:
         loop = asyncio.get_running_loop()
         for link in self.links:
             self._tasks.add(loop.create_task(link.keep_connected()))
+        self._tasks.add(loop.create_task(self.changes.follow()))
 
 
 def worker_found(hello: Hello) -> None:

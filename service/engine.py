@@ -68,6 +68,8 @@ class Engine:
             getattr(type(model), "_supports_packed", False) or enable_packing(model)
         )
         attention = _choose_attention(model, settings.attn_implementation, packed=self.packed)
+        if settings.model_roots:
+            own_weights(model)
         prepare_for_inference(model)
         if self.dtype_name == "int8" and not quantize(model, served.path):
             self.dtype_name = "float32"
@@ -183,9 +185,33 @@ def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:
 
 
 def _load(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    return AutoModelForSequenceClassification.from_pretrained(
-        served.path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        served.path,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=True,  # reported below, with the name and the shapes
+        output_loading_info=True,
     )
+    if report["mismatched_keys"]:
+        name, found, expected = min(report["mismatched_keys"])
+        raise ValueError(
+            f"{served.path}: the weights hold {name} as {tuple(found)}, but {type(model).__name__} of this config.json needs "
+            f"{tuple(expected)}"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would fill them with random numbers
+        raise ValueError(
+            f"{served.path}: the weights lack {len(missing)} tensors of {type(model).__name__}, {missing[0]} for one"
+        )
+    return model
+
+
+def own_weights(model: PreTrainedModel) -> None:
+    """Copies the weights. Until then those of a CPU model in its file's own type are the file itself, mapped into memory: a new
+    checkpoint written over it changes the scores of the one that is served, and a shorter one ends the process."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def keep_freed_memory() -> None:

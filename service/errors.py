@@ -26,6 +26,11 @@ def not_found(what: str) -> ServiceError:
     return ServiceError(404, "not_found", what)
 
 
+def conflict(why: str) -> ServiceError:
+    """The request is right, but not in the state that the service is in."""
+    return ServiceError(409, "conflict", why)
+
+
 def payload_too_large(limit: int) -> ServiceError:
     return ServiceError(
         413, "payload_too_large", f"the body is larger than the limit of {limit} bytes; send fewer or shorter texts"

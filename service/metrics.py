@@ -5,7 +5,7 @@ child costs 3 us in this mode, and looking the child up 2 us more. No label ever
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -40,7 +40,7 @@ QUEUE_TEXTS = Gauge("valence_queue_texts", "Texts that wait.", ["model"], multip
 IN_FLIGHT = Gauge("valence_requests_in_flight", "Requests being served.", multiprocess_mode="livesum")
 WORKER_UP = Gauge("valence_worker_up", "1 while the HTTP processes reach the worker.", ["device"], multiprocess_mode="livemin")
 BUILD_INFO = Gauge("valence_build_info", "Versions.", ["version", "torch", "transformers"], multiprocess_mode="max")
-MODEL_INFO = Gauge("valence_model_info", "Served models.", ["model", "architecture"], multiprocess_mode="max")
+MODEL_INFO = Gauge("valence_model_info", "Served models.", ["model", "architecture"], multiprocess_mode="mostrecent")
 
 
 def exposition() -> bytes:
@@ -79,16 +79,31 @@ class RequestMeter:
 class BatchMeter:
     """What a worker observes of its batches."""
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._queue = [QUEUE_DURATION.labels(model) for model in models]
-        self._inference = [INFERENCE_DURATION.labels(model) for model in models]
-        self._input_tokens = [INPUT_TOKENS.labels(model) for model in models]
-        self._batch_texts = [BATCH_TEXTS.labels(model) for model in models]
-        self._batch_tokens = [BATCH_TOKENS_SIZE.labels(model) for model in models]
-        self._texts = [TEXTS_TOTAL.labels(model) for model in models]
-        self._tokens = [TOKENS_TOTAL.labels(model, "real") for model in models]
-        self._padding = [TOKENS_TOTAL.labels(model, "padding") for model in models]
-        self._depth = [QUEUE_TEXTS.labels(model) for model in models]
+    def __init__(self, models: Mapping[int, str]) -> None:
+        """`models`: names by place."""
+        self._queue: dict[int, Histogram] = {}
+        self._inference: dict[int, Histogram] = {}
+        self._input_tokens: dict[int, Histogram] = {}
+        self._batch_texts: dict[int, Histogram] = {}
+        self._batch_tokens: dict[int, Histogram] = {}
+        self._texts: dict[int, Counter] = {}
+        self._tokens: dict[int, Counter] = {}
+        self._padding: dict[int, Counter] = {}
+        self._depth: dict[int, Gauge] = {}
+        for place, model in models.items():
+            self.add(place, model)
+
+    def add(self, place: int, model: str) -> None:
+        """Before the first batch of a place. A model that replaces another goes on with its name's counts."""
+        self._queue[place] = QUEUE_DURATION.labels(model)
+        self._inference[place] = INFERENCE_DURATION.labels(model)
+        self._input_tokens[place] = INPUT_TOKENS.labels(model)
+        self._batch_texts[place] = BATCH_TEXTS.labels(model)
+        self._batch_tokens[place] = BATCH_TOKENS_SIZE.labels(model)
+        self._texts[place] = TEXTS_TOTAL.labels(model)
+        self._tokens[place] = TOKENS_TOTAL.labels(model, "real")
+        self._padding[place] = TOKENS_TOTAL.labels(model, "padding")
+        self._depth[place] = QUEUE_TEXTS.labels(model)
 
     def queue_depth(self, model: int, texts: int) -> None:
         """How many texts of a model wait while a batch runs."""
@@ -127,7 +142,12 @@ def describe(version: str, models: Sequence[tuple[str, str]]) -> None:
 
     BUILD_INFO.labels(version, torch.__version__, transformers.__version__).set(1)
     for model, architecture in models:
-        MODEL_INFO.labels(model, architecture).set(1)
+        model_info(model, architecture, served=True)
+
+
+def model_info(model: str, architecture: str, *, served: bool) -> None:
+    """Whether a model is served; the latest word of any process counts."""
+    MODEL_INFO.labels(model, architecture).set(served)
 
 
 assert os.environ.get("PROMETHEUS_MULTIPROC_DIR"), "service.__main__ sets the directory before it imports the service"

@@ -11,12 +11,12 @@ from types import FrameType
 import litserve as ls
 
 from service import __version__, metrics, openapi
-from service.catalog import CatalogError, load_catalog, load_tokenizer
+from service.catalog import CatalogError, load_catalog
 from service.edge import Edge
 from service.lifetime import end_with_parent
 from service.logs import configure_logging
+from service.roster import Roster, RosterFile
 from service.settings import Settings
-from service.tokenization import TextEncoder
 from service.worker import WorkerApi, WorkerLoop, socket_path
 
 log = logging.getLogger("valence")
@@ -61,9 +61,11 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
         raise CatalogError("--dtype int8 is for the CPU; on CUDA choose bfloat16, or --device cpu")
     catalog = load_catalog(settings)
     metrics.describe(__version__, [(model.name, model.architecture) for model in catalog])
+    roster = RosterFile(runtime_dir)
+    roster.write(Roster.of(catalog))
     workers = settings.worker_count(accelerator)
     server = ls.LitServer(
-        WorkerApi(settings, catalog, WorkerLoop(runtime_dir)),
+        WorkerApi(settings, roster, WorkerLoop(runtime_dir)),
         accelerator=accelerator,
         workers_per_device=workers,
         restart_workers=True,
@@ -79,11 +81,7 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> ls.LitServer:
         return Edge(
             build_stack(),
             settings=settings,
-            catalog=catalog,
-            encoders=[
-                TextEncoder(load_tokenizer(model.tokenizer_path).backend_tokenizer, max_length=model.max_length)
-                for model in catalog
-            ],
+            runtime_dir=runtime_dir,
             sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * workers)],
             http_processes=settings.http_process_count(accelerator),
         )

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1024, le=65535, description="Port to listen on.")
     http_processes: int = Field(default=0, ge=0, description="HTTP processes; 0: one per 4 cores on CPU, cores - 5 on CUDA.")
     api_key: SecretStr | None = Field(default=None, description="Key that clients must send; unset: none needed.")
+    admin_key: SecretStr | None = Field(default=None, description="Key to change the served models with; unset: nobody may.")
+    model_roots: Names = Field(
+        default=(), description="Folders whose checkpoints may be served while the service runs; none: nothing can be changed."
+    )
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the forward runs.")
     workers_per_device: int = Field(
@@ -58,7 +62,7 @@ class Settings(BaseSettings):
     shutdown_grace_s: int = Field(default=30, ge=1, description="Time that requests in flight get when the service stops.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
 
-    @field_validator("models", "import_modules", mode="before")
+    @field_validator("models", "import_modules", "model_roots", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:
         if isinstance(value, str):

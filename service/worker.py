@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,12 +23,14 @@ import torch
 from litserve.loops import LitLoop
 
 from service.batching import QueuedText, TextQueue
-from service.catalog import ServedModel, register_all
+from service.catalog import register_all, weights_digest
 from service.cores import Cores
 from service.engine import Engine, FloatArray, Launched
-from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, encode
+from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, Load, Serving, encode
 from service.lifetime import end_with_parent
+from service.loading import LoadedModels, give_back_memory, load_engine
 from service.logs import configure_logging
+from service.roster import RosterFile
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,26 +50,26 @@ def socket_path(runtime_dir: Path, worker_id: int) -> Path:
 class WorkerApi(ls.LitAPI):
     """LitServe's hooks: `setup` in the worker; the others are never called, since the edge answers every request."""
 
-    def __init__(self, settings: Settings, catalog: Sequence[ServedModel], loop: LitLoop) -> None:
+    def __init__(self, settings: Settings, roster: RosterFile, loop: LitLoop) -> None:
         super().__init__(api_path="/predict", loop=loop)
         self.settings = settings
-        self.catalog = list(catalog)
-        self.engines: list[Engine] = []
+        self.roster = roster
+        self.names: dict[int, str] = {}
+        self.engines: dict[int, Engine] = {}
 
     def setup(self, device: str) -> None:
-        """Loads every model onto `device` and lets each answer a real forward."""
+        """Loads every model of the roster onto `device` and lets each answer a real forward."""
         end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
         configure_logging(self.settings.log_level)
         register_all(self.settings.import_modules)
         if device == "cpu":
             torch.set_num_threads(self.settings.thread_count())
-        for served in self.catalog:
-            started_at = time.monotonic()
-            engine = Engine(served, device=device, settings=self.settings)
-            engine.warm_up()
-            self.engines.append(engine)
-            log.info("loaded %s in %.1f s: %s", served.name, time.monotonic() - started_at, engine.details)
+        for place, served in self.roster.read().models.items():
+            self.engines[place] = load_engine(served, device=device, settings=self.settings)
+            self.names[place] = served.name
+            if weights_digest(served.path) != served.weights:
+                log.warning("%s: the weights in %s have changed since they were first served", served.name, served.path)
 
     def predict(self, request: Any) -> Any:
         raise NotImplementedError("requests reach the worker through its socket")
@@ -89,12 +91,13 @@ class WorkerLoop(LitLoop):
         path = socket_path(self.runtime_dir, worker_id)
         metrics.worker_started(f"{device}/{worker_id}", restarted=path.exists())
         path.unlink(missing_ok=True)
-        queue = TextQueue(len(lit_api.engines), max_batch_tokens=lit_api.settings.batch_tokens(device))
-        details = {served.name: engine.details for served, engine in zip(lit_api.catalog, lit_api.engines, strict=True)}
-        hello = Hello(pid=os.getpid(), device=f"{device}/{worker_id}", details=details)
-        connections = Connections(queue, hello=hello)
+        queue = TextQueue(max_batch_tokens=lit_api.settings.batch_tokens(device))
+        meter = metrics.BatchMeter(lit_api.names)
+        models = LoadedModels(
+            lit_api.engines, queue=queue, meter=meter, device=device, settings=lit_api.settings, roster=lit_api.roster
+        )
+        connections = Connections(queue, models=models, device=f"{device}/{worker_id}")
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
-        meter = metrics.BatchMeter([served.name for served in lit_api.catalog])
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
         BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter, cores=cores).run()
 
@@ -112,6 +115,7 @@ class Running(msgspec.Struct, gc=False):
     """A batch that was handed to its engine. `launched` None: the launch failed, and nothing of it is on the device."""
 
     model: int
+    engine: Engine
     batch: list[QueuedText]
     launched: Launched | None
     started_at: float
@@ -123,7 +127,7 @@ class BatchLoop:
 
     def __init__(
         self,
-        engines: Sequence[Engine],
+        engines: Mapping[int, Engine],
         queue: TextQueue,
         *,
         send: Send,
@@ -154,7 +158,7 @@ class BatchLoop:
         self._running = self._launch(*taken) if taken else None
         if before is not None:
             self._finish(before)
-        if self._running is not None and not self.engines[self._running.model].overlaps:
+        if self._running is not None and not self._running.engine.overlaps:
             self._finish(self._running)
             self._running = None
 
@@ -162,18 +166,21 @@ class BatchLoop:
         """Half of what runs, at least: a batch launched too early is a small one."""
         return self.queue.tokens * 2 >= sum(len(text.text.ids) for text in running.batch)
 
-    def _launch(self, model: int, batch: list[QueuedText]) -> Running:
+    def _launch(self, model: int, batch: list[QueuedText]) -> Running | None:
+        engine = self.engines.get(model)
+        if engine is None:  # dropped since the batch was taken: nobody waits for it
+            return None
         self._meter.queue_depth(model, self.queue.depth(model))
         started_at = time.monotonic()
         with self._cores:
             try:
-                launched = self.engines[model].launch([text.text for text in batch])
+                launched = engine.launch([text.text for text in batch])
             except FAULTS_OF_TEXTS:
                 launched = None  # which text is at fault is found out when its turn comes
-        return Running(model, batch, launched, started_at)
+        return Running(model, engine, batch, launched, started_at)
 
     def _finish(self, running: Running) -> None:
-        engine, batch = self.engines[running.model], running.batch
+        engine, batch = running.engine, running.batch
         logits, failed = finish(engine, running)
         now = time.monotonic()
         started_at = max(running.started_at, self._finished_at)
@@ -250,12 +257,20 @@ def answers(
 class Connections:
     """The I/O thread: accepts the HTTP processes, queues what they send, sends what the batch loop hands over."""
 
-    def __init__(self, queue: TextQueue, *, hello: Hello) -> None:
+    def __init__(self, queue: TextQueue, *, models: LoadedModels, device: str) -> None:
         self.queue = queue
-        self.hello = encode([hello])
+        self.models = models
+        self.device = device
         self.open: dict[int, asyncio.WriteTransport] = {}
         self._loop = asyncio.new_event_loop()
         self._next_id = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def hello(self) -> bytes:
+        """What is loaded now."""
+        details = {place: engine.details for place, engine in self.models.engines.items()}
+        return encode([Hello(pid=os.getpid(), device=self.device, details=details)])
 
     def serve(self, path: Path) -> None:
         """Runs until the process ends. The socket is made readable to its owner only."""
@@ -272,6 +287,38 @@ class Connections:
         self._next_id += 1
         self.open[self._next_id] = transport
         return self._next_id
+
+    def unregister(self, connection: int) -> None:
+        self.open.pop(connection, None)
+        self.models.left(connection)
+        self._start(self._tidy())
+
+    def load(self, message: Load, *, reply_to: int) -> None:
+        """Loads a model, tells every HTTP process, then the one that asked."""
+
+        async def load() -> None:
+            loaded = await self.models.load(message)
+            self._write(dict.fromkeys(self.open, self.hello))
+            self._write({reply_to: encode([loaded])})
+            await self._tidy()  # who asked may be gone
+
+        self._start(load())
+
+    def keep(self, message: Serving, *, reply_to: int) -> None:
+        """What an HTTP process needs; what none needs is dropped."""
+        self.models.needs(reply_to, message.places)
+        self._start(self._tidy())
+
+    async def _tidy(self) -> None:
+        dropped = self.models.drop_unneeded()
+        if dropped:
+            self._write(dict.fromkeys(self.open, self.hello))
+            await asyncio.to_thread(give_back_memory, dropped)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _write(self, frames: dict[int, bytes]) -> None:
         for connection, frame in frames.items():
@@ -298,9 +345,13 @@ class _Connection(asyncio.Protocol):
                 self.connections.queue.put(message, reply_to=self.id)
             elif isinstance(message, Cancel):
                 self.connections.queue.cancel(message, reply_to=self.id)
+            elif isinstance(message, Serving):
+                self.connections.keep(message, reply_to=self.id)
+            elif isinstance(message, Load):
+                self.connections.load(message, reply_to=self.id)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.open.pop(self.id, None)
+        self.connections.unregister(self.id)
 
 
 def _cuda_answers() -> bool:

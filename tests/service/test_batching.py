@@ -24,8 +24,8 @@ def job(job_id: int, *lengths: int, model: int = 0, expired: bool = False, sent_
     )
 
 
-def queue_of(*jobs: Job, max_batch_tokens: int = 10, models: int = 2) -> TextQueue:
-    queue = TextQueue(models, max_batch_tokens=max_batch_tokens)
+def queue_of(*jobs: Job, max_batch_tokens: int = 10) -> TextQueue:
+    queue = TextQueue(max_batch_tokens=max_batch_tokens)
     for item in jobs:
         queue.put(item, reply_to=1)
     return queue

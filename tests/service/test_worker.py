@@ -130,8 +130,8 @@ def job(job_id: int, *texts: Sequence[int]) -> Job:
 def loop() -> BatchLoop:
     sent: list[Answer] = []
     loop = BatchLoop(
-        [OverlappingEngine()],  # type: ignore[list-item]
-        TextQueue(1, max_batch_tokens=4),
+        {0: OverlappingEngine()},  # type: ignore[dict-item]
+        TextQueue(max_batch_tokens=4),
         send=lambda by_connection: sent.extend(by_connection[1]),
         meter=Meter(),  # type: ignore[arg-type]
         cores=nullcontext(),
