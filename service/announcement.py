@@ -1,7 +1,7 @@
 """What the log says once every worker is ready: what is served, on what, and within which limits."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from service.catalog import ServedModel
 from service.frames import Hello
@@ -10,10 +10,10 @@ from service.settings import Settings
 log = logging.getLogger("valence.workers")
 
 
-def log_ready(settings: Settings, catalog: Sequence[ServedModel], hellos: Sequence[Hello], *, http_processes: int) -> None:
+def log_ready(settings: Settings, catalog: Mapping[int, ServedModel], hellos: Sequence[Hello], *, http_processes: int) -> None:
     """One line for people, and the same as fields."""
     details = hellos[0].details  # every worker loads every model in the same way
-    models = [{"name": model.name, "architecture": model.architecture, **details[model.name]} for model in catalog]
+    models = [{"name": model.name, "architecture": model.architecture, **details[place]} for place, model in catalog.items()]
     limits = {
         "max_batch_tokens": settings.batch_tokens(hellos[0].device),
         "max_concurrent_requests": settings.max_concurrent_requests,

@@ -5,7 +5,7 @@ There is no timer. An idle device takes a lone text at once; a busy one finds al
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 import msgspec
@@ -29,11 +29,11 @@ class TextQueue:
     """Texts of all models, oldest first. One thread puts, another takes. `tokens` counts what waits. `on_dropped` is told the
     model and number of texts that are not computed, since nobody waits for them any more."""
 
-    def __init__(self, models: int, *, max_batch_tokens: int, on_dropped: Callable[[int, int], None]) -> None:
+    def __init__(self, *, max_batch_tokens: int, on_dropped: Callable[[int, int], None]) -> None:
         self.max_batch_tokens = max_batch_tokens
         self._on_dropped = on_dropped
         self.tokens = 0
-        self._queues: list[deque[QueuedText]] = [deque() for _ in range(models)]
+        self._queues: defaultdict[int, deque[QueuedText]] = defaultdict(deque)
         self._changed = threading.Condition()
 
     def put(self, job: Job, *, reply_to: int) -> None:
@@ -47,16 +47,25 @@ class TextQueue:
     def cancel(self, message: Cancel, *, reply_to: int) -> None:
         """Drops the job's texts that still wait. Costs a pass over the queue, which admission bounds."""
         with self._changed:
-            for index, queue in enumerate(self._queues):
+            for index, queue in self._queues.items():
                 kept = deque(text for text in queue if (text.reply_to, text.job_id) != (reply_to, message.id))
                 if len(kept) < len(queue):
                     self._on_dropped(index, len(queue) - len(kept))
                 self.tokens -= sum(len(text.text.ids) for text in queue) - sum(len(text.text.ids) for text in kept)
                 self._queues[index] = kept
 
-    def depths(self) -> list[int]:
+    def depths(self) -> dict[int, int]:
         """How many texts wait for each model."""
-        return [len(queue) for queue in self._queues]
+        with self._changed:
+            return {model: len(queue) for model, queue in self._queues.items()}
+
+    def discard(self, model: int) -> None:
+        """Drops what waits for a model that is served no more."""
+        with self._changed:
+            queue = self._queues.pop(model, deque())
+            self.tokens -= sum(len(text.text.ids) for text in queue)
+        if queue:
+            self._on_dropped(model, len(queue))
 
     def take(self) -> tuple[int, list[QueuedText]]:
         """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all.
@@ -65,7 +74,7 @@ class TextQueue:
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: any(self._queues))
+                self._changed.wait_for(lambda: any(self._queues.values()))
                 found = self._oldest()
             if found:
                 return found
@@ -76,7 +85,7 @@ class TextQueue:
             return self._oldest()
 
     def _oldest(self) -> tuple[int, list[QueuedText]] | None:
-        waiting = [index for index, queue in enumerate(self._queues) if queue]
+        waiting = [index for index, queue in self._queues.items() if queue]
         if not waiting:
             return None
         model = min(waiting, key=lambda index: self._queues[index][0].sent_at)

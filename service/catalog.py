@@ -1,11 +1,15 @@
-"""The served models as the HTTP processes know them: names, labels, limits. No weights are read here."""
+"""The served models as the HTTP processes know them: names, labels, limits. No weights are loaded here."""
 
+import hashlib
 import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
@@ -19,7 +23,8 @@ DEFAULT_MAX_LENGTH = 512
 @dataclass(frozen=True)
 class ServedModel:
     """One name that clients may ask for. `max_length` is in tokens, special ones included: the least of what model and tokenizer
-    were made for (RoBERTa's 514 positions take 512 tokens)."""
+    were made for (RoBERTa's 514 positions take 512 tokens). `weights` tells two checkpoints apart by what their files hold,
+    `version` is the operator's word for it, `since` when it was read (ISO 8601)."""
 
     name: str
     path: Path
@@ -28,6 +33,9 @@ class ServedModel:
     labels: tuple[str, ...]
     problem_type: str | None
     max_length: int
+    weights: str
+    version: str | None
+    since: str
 
 
 class CatalogError(ValueError):
@@ -71,11 +79,14 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
     name, separator, folder = entry.partition("=")
     if not separator or not name or "/" in name:
         raise CatalogError(f"--models {entry!r}: write name=folder, the name without a slash")
-    path = Path(folder).expanduser().resolve()
+    return served_model(name, Path(folder).expanduser().resolve(), settings)
+
+
+def served_model(name: str, path: Path, settings: Settings, *, version: str | None = None) -> ServedModel:
+    """The checkpoint of a folder under a name; CatalogError if it can't be served."""
     if not (path / "config.json").is_file():
         raise CatalogError(f"{path / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
-    if not any(file.name != RANGES_FILE for file in path.glob("*.safetensors")):
-        raise CatalogError(f"{path}: no *.safetensors file; pickled weights are not loaded, save with safetensors")
+    _check_weights(path)
     if settings.dtype == "int8":
         _check_ranges(path)
     config = _config(path, settings)
@@ -90,7 +101,45 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
         labels=tuple(config.id2label[index] for index in range(config.num_labels)),
         problem_type=config.problem_type,
         max_length=min(getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH, tokenizer.model_max_length),
+        weights=weights_digest(path),
+        version=version,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def weights_digest(path: Path) -> str:
+    """12 hexadecimal digits of a hash over the weights of a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            hashlib.file_digest(opened, lambda: digest)
+    return digest.hexdigest()[:12]
+
+
+def _check_weights(path: Path) -> None:
+    files = sorted(file for file in path.glob("*.safetensors") if file.name != RANGES_FILE)
+    if not files:
+        raise CatalogError(f"{path}: no *.safetensors file; pickled weights are not loaded, save with safetensors")
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass  # its header says how long the file must be
+        except (SafetensorError, OSError) as error:
+            raise CatalogError(f"{file}: {_reason(error)}") from error
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(index)
+
+
+def _check_index(index: Path) -> None:
+    """The files that it names lie beside it: transformers would follow a path to anywhere."""
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CatalogError(f"{index}: not an index of weights") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
+            raise CatalogError(f"{index}: no file {name} beside it")
 
 
 def _check_ranges(path: Path) -> None:
@@ -113,6 +162,8 @@ def _tokenizer_path(path: Path, config: PreTrainedConfig, settings: Settings) ->
     name = getattr(config, "tokenizer_name", None)
     if name is None:
         raise CatalogError(f"{path}: no tokenizer.json, and config.json names no tokenizer_name of {settings.tokenizers_dir}")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise CatalogError(f"{path / 'config.json'}: tokenizer_name {name!r} leads out of {settings.tokenizers_dir}")
     folder = settings.tokenizers_dir / name
     if not (folder / "tokenizer.json").is_file():
         raise CatalogError(f"{folder / 'tokenizer.json'}: no such file, but {path / 'config.json'} names it")

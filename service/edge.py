@@ -12,8 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import compression, errors, inference_protocol, metrics
 from service.access import Access
+from service.admin import Admin
 from service.announcement import log_ready
-from service.catalog import ServedModel
+from service.changes import Changes
 from service.documentation import Documentation
 from service.errors import ServiceError
 from service.exchange import JSON, Answer, Call, ClientGone, Handler, Outcome, error_answer, json_answer, read_body
@@ -26,7 +27,6 @@ from service.scores import BY_PROBLEM_TYPE, labelled
 from service.scoring import Job, Scorer
 from service.settings import Settings
 from service.token_lists import TokenLists
-from service.tokenization import TextEncoder
 from service.wire import parse_predict
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ log = logging.getLogger("valence.edge")
 # What every HTTP process sees alike; the first of them says it.
 worker_log = logging.getLogger("valence.workers")
 # (method, route name) of what changes the service: it takes an admin key.
-ADMIN_ROUTES: frozenset[tuple[str, str]] = frozenset()
+ADMIN_ROUTES = frozenset({("POST", "/models"), ("DELETE", "/models/{name}")})
 
 
 class Edge:
@@ -48,8 +48,7 @@ class Edge:
         *,
         settings: Settings,
         access: Access,
-        catalog: Sequence[ServedModel],
-        encoders: Sequence[TextEncoder],
+        runtime_dir: Path,
         draining: Path,
         sockets: Sequence[Path],
         http_processes: int,
@@ -57,12 +56,13 @@ class Edge:
         self.app = app
         self.settings = settings
         self.access = access
-        self.catalog = catalog
         self.draining = draining
         self.http_processes = http_processes
         self.links = [Link(path, on_found=self._worker_found, on_lost=worker_lost) for path in sockets]
         limit = math.ceil(settings.max_concurrent_requests / http_processes)
-        self.scorer = Scorer(settings, catalog, encoders, self.links, limit=limit)
+        self.scorer = Scorer(settings, self.links, limit=limit)
+        self.changes = Changes(settings, self.scorer, self.links, runtime_dir=runtime_dir)
+        self.admin = Admin(settings, self.changes)
         self.observers: list[Callable[[Call, Outcome], None]] = [log_request] if settings.log_requests else []
         self._announced = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,6 +74,8 @@ class Edge:
             "/health": ("GET", self.health),
             "/ready": ("GET", self.ready),
             "/info": ("GET", self.info),
+            "/models": ("GET", self.admin.models),
+            "/models/{name}": ("DELETE", self.admin.remove),
             "/metrics": ("GET", self.metrics),
             **InferenceProtocol(self.scorer, ready=self.ready).routes,
             **Documentation().routes,
@@ -122,10 +124,10 @@ class Edge:
         path, method = call.scope["path"], call.scope["method"]
         if route == "other":
             raise errors.not_found("no such route; POST /predict scores texts, GET /docs lists the routes")
-        allowed, handler = self.routes[route]
+        admin = (method, route) in ADMIN_ROUTES
+        allowed, handler = ("POST", self.admin.put) if admin and method == "POST" else self.routes[route]
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             raise errors.wrong_method(allowed)
-        admin = (method, route) in ADMIN_ROUTES
         if admin or not self.access.opens(path):
             with self.access.granted(call.headers, admin=admin):
                 return await handler(call)
@@ -137,7 +139,9 @@ class Edge:
             return path
         if path.startswith("/v2/"):
             return inference_protocol.route_name(path) or "other"
-        return "/models/{name}/predict" if path.startswith("/models/") and path.endswith("/predict") else "other"
+        if not path.startswith("/models/"):
+            return "other"
+        return "/models/{name}/predict" if path.endswith("/predict") else "/models/{name}"
 
     # -- /predict -----------------------------------------------------------------------------------------------------------
 
@@ -182,7 +186,7 @@ class Edge:
     async def info(self, call: Call) -> Answer:
         """What is served, on what, with which limits."""
         hellos = [link.hello for link in self.links if link.hello is not None]
-        return json_answer(200, information(self.settings, self.catalog, hellos, http_processes=self.http_processes))
+        return json_answer(200, information(self.settings, self.scorer.catalog, hellos, http_processes=self.http_processes))
 
     async def metrics(self, call: Call) -> Answer:
         """Prometheus text format, over all processes."""
@@ -197,6 +201,7 @@ class Edge:
         self._tasks.add(loop.create_task(self.access.keep_fresh()))
         for link in self.links:
             self._tasks.add(loop.create_task(link.keep_connected()))
+        self._tasks.add(loop.create_task(self.changes.follow()))
         tracer = self._tracer()
         if tracer is not None:
             self.observers.append(tracer.record)
@@ -216,7 +221,7 @@ class Edge:
         hellos = [link.hello for link in self.links if link.hello is not None]
         if len(hellos) == len(self.links) and not self._announced:
             self._announced = True
-            log_ready(self.settings, self.catalog, hellos, http_processes=self.http_processes)
+            log_ready(self.settings, self.scorer.catalog, hellos, http_processes=self.http_processes)
 
 
 def worker_found(hello: Hello) -> None:

@@ -69,6 +69,8 @@ class Engine:
             getattr(type(model), "_supports_packed", False) or enable_packing(model)
         )
         attention = _choose_attention(model, settings.attn_implementation, packed=self.packed)
+        if settings.model_roots:
+            own_weights(model)
         prepare_for_inference(model)
         if self.dtype_name == "int8" and not quantize(model, served.path):
             self.dtype_name = "float32"
@@ -205,6 +207,13 @@ def _load(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -
         name, *others = sorted(found["missing_keys"])
         raise CatalogError(f"{weights}: no {name}, and {len(others)} more are missing; these are weights of another architecture")
     return model
+
+
+def own_weights(model: PreTrainedModel) -> None:
+    """Copies the weights. Until then those of a CPU model in its file's own type are the file itself, mapped into memory: a new
+    checkpoint written over it changes the scores of the one that is served, and a shorter one ends the process."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def keep_freed_memory() -> None:

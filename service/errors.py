@@ -52,6 +52,11 @@ def unsupported_encoding() -> ServiceError:
     return ServiceError(415, "validation", "content-encoding: must be gzip, deflate or identity")
 
 
+def conflict(why: str) -> ServiceError:
+    """The request is right, but not in the state that the service is in."""
+    return ServiceError(409, "conflict", why)
+
+
 def payload_too_large(limit: int) -> ServiceError:
     return ServiceError(
         413, "payload_too_large", f"the body is larger than the limit of {limit} bytes; send fewer or shorter texts"

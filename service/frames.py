@@ -46,14 +46,35 @@ class Answer(msgspec.Struct, tag=2, array_like=True, gc=False):
 
 
 class Hello(msgspec.Struct, tag=3, array_like=True, gc=False):
-    """A worker's first message: every model on its device has answered a real forward."""
+    """A worker's first message, and again when its models change: each has answered a real forward. `details` by place."""
 
     pid: int
     device: str
-    details: dict[str, dict[str, str]]
+    details: dict[int, dict[str, str]]
 
 
-Message = Job | Cancel | Answer | Hello
+class Serving(msgspec.Struct, tag=10, array_like=True, gc=False):
+    """An HTTP process's first message, and again when it changes: the places that it sends jobs to, or is about to. A worker
+    keeps a model as long as any connection names its place."""
+
+    places: list[int]
+
+
+class Load(msgspec.Struct, tag=11, array_like=True, gc=False):
+    """Load a model (a `ServedModel` as JSON) to serve at a place."""
+
+    place: int
+    model: bytes
+
+
+class Loaded(msgspec.Struct, tag=12, array_like=True, gc=False):
+    """What came of a `Load`: the worker has said so in a `Hello`, or `failure` says in a sentence why not."""
+
+    place: int
+    failure: str = ""
+
+
+Message = Job | Cancel | Answer | Hello | Serving | Load | Loaded
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 

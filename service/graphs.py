@@ -122,6 +122,7 @@ def record(
             forward()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # thread_local: the forwards of other models go on in their thread while a new one is captured
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         output = forward()
     return output, graph.replay

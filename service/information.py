@@ -1,6 +1,6 @@
 """`GET /info`: what is served, on what, with which limits; beside it the fields that text-embeddings-inference's callers read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from typing_extensions import TypedDict
 
@@ -19,6 +19,9 @@ class ModelInformation(TypedDict):
     problem_type: str | None
     max_length: int
     tokenizer: str
+    version: str | None
+    weights: str
+    since: str
     workers: list[dict[str, str]]
 
 
@@ -67,13 +70,14 @@ class Information(TypedDict):
 
 
 def information(
-    settings: Settings, catalog: Sequence[ServedModel], hellos: Sequence[Hello], *, http_processes: int
+    settings: Settings, catalog: Mapping[int, ServedModel], hellos: Sequence[Hello], *, http_processes: int
 ) -> Information:
     """`hellos`: those of the workers that are ready."""
+    default_place, default = next(iter(catalog.items()))
     batch_tokens = settings.batch_tokens(hellos[0].device if hellos else settings.accelerator())
     return {
         "version": __version__,
-        "models": [_model(model, hellos) for model in catalog],
+        "models": [_model(place, model, hellos) for place, model in catalog.items()],
         "limits": {
             "max_concurrent_requests": settings.max_concurrent_requests,
             "max_client_batch_size": settings.max_client_batch_size,
@@ -81,12 +85,12 @@ def information(
             "request_timeout_s": settings.request_timeout_s,
             "max_batch_tokens": batch_tokens,
         },
-        "model_id": catalog[0].name,
+        "model_id": default.name,
         "model_sha": None,
-        "model_dtype": hellos[0].details[catalog[0].name]["dtype"] if hellos else settings.dtype,
-        "model_type": {"classifier": {"id2label": _labels(catalog[0]), "label2id": _indices(catalog[0])}},
+        "model_dtype": hellos[0].details[default_place]["dtype"] if hellos else settings.dtype,
+        "model_type": {"classifier": {"id2label": _labels(default), "label2id": _indices(default)}},
         "max_concurrent_requests": settings.max_concurrent_requests,
-        "max_input_length": catalog[0].max_length,
+        "max_input_length": default.max_length,
         "max_batch_tokens": batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": settings.max_client_batch_size,
@@ -97,7 +101,7 @@ def information(
     }
 
 
-def _model(model: ServedModel, hellos: Sequence[Hello]) -> ModelInformation:
+def _model(place: int, model: ServedModel, hellos: Sequence[Hello]) -> ModelInformation:
     return {
         "name": model.name,
         "architecture": model.architecture,
@@ -105,7 +109,10 @@ def _model(model: ServedModel, hellos: Sequence[Hello]) -> ModelInformation:
         "problem_type": model.problem_type,
         "max_length": model.max_length,
         "tokenizer": model.tokenizer_path.name,
-        "workers": [hello.details[model.name] for hello in hellos],
+        "version": model.version,
+        "weights": model.weights,
+        "since": model.since,
+        "workers": [hello.details[place] for hello in hellos if place in hello.details],
     }
 
 

@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 
 from service import errors
-from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, Message, encode
+from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, Load, Loaded, Message, Serving, encode
 from service.tokenization import Tokens
 
 log = logging.getLogger("valence.link")
@@ -58,7 +58,9 @@ class Link(asyncio.Protocol):
         self.on_lost = on_lost
         self.hello: Hello | None = None
         self.pending: dict[int, Reply] = {}
+        self.serving: list[int] = []
         self._ids = itertools.count()
+        self._loads: dict[int, asyncio.Future[None]] = {}
         self._outbox: list[Message] = []
         self._transport: asyncio.WriteTransport | None = None
         self._reader = FrameReader()
@@ -67,6 +69,10 @@ class Link(asyncio.Protocol):
     def ready(self) -> bool:
         """The worker has said hello, which it does once every model has answered a real forward."""
         return self.hello is not None
+
+    def has(self, place: int) -> bool:
+        """The worker is ready and serves that model."""
+        return self.hello is not None and place in self.hello.details
 
     async def keep_connected(self) -> None:
         """Runs for the life of the process: connects, and again after each loss."""
@@ -104,9 +110,26 @@ class Link(asyncio.Protocol):
         """The job is answered."""
         self.pending.pop(job_id, None)
 
+    def announce(self, places: list[int]) -> None:
+        """Tells the worker which models this process sends texts to; it may drop the others."""
+        self.serving = places
+        if self._transport is not None:
+            self._post(Serving(places))
+
+    def load(self, message: Load) -> asyncio.Future[None]:
+        """Has the worker load a model. ServiceError 422 says why it can't, 503 if it is not there or dies of it."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            future.set_exception(errors.unhealthy("a worker is not ready; retry"))
+        else:
+            self._loads[message.place] = future
+            self._post(message)
+        return future
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's transport is not a subclass of it
         self._reader = FrameReader()
+        self._transport.write(encode([Serving(self.serving)]))
 
     def data_received(self, data: bytes) -> None:
         for message in self._reader.feed(data):
@@ -115,12 +138,19 @@ class Link(asyncio.Protocol):
                 if reply is not None:
                     reply.add(message)
             elif isinstance(message, Hello):
-                self.hello = message
-                self.on_found(message)
+                first, self.hello = self.hello is None, message
+                if first:
+                    self.on_found(message)
+            elif isinstance(message, Loaded):
+                self._finish_load(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         lost, self.hello, self._transport = self.hello, None, None
         self._outbox.clear()
+        loads, self._loads = self._loads, {}
+        for load in loads.values():
+            if not load.done():
+                load.set_exception(errors.unhealthy("a worker died while it loaded the model; nothing was changed"))
         waiting, self.pending = self.pending, {}
         if waiting:
             log.warning("a worker was lost; %d requests are answered 503", len(waiting))
@@ -129,6 +159,15 @@ class Link(asyncio.Protocol):
                 reply.future.set_exception(errors.unhealthy("the worker that held this request died; retry"))
         if lost is not None:
             self.on_lost(lost)
+
+    def _finish_load(self, message: Loaded) -> None:
+        future = self._loads.pop(message.place, None)
+        if future is None or future.done():
+            return
+        if message.failure:
+            future.set_exception(errors.validation(message.failure))
+        else:
+            future.set_result(None)
 
     def _post(self, message: Message) -> None:
         if not self._outbox:

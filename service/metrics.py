@@ -5,7 +5,7 @@ child costs 3 us in this mode, and looking the child up 2 us more. No label ever
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -49,7 +49,7 @@ BATCH_TOKENS_LIMIT = Gauge(
 IN_FLIGHT = Gauge("valence_requests_in_flight", "Requests being served.", multiprocess_mode="livesum")
 WORKER_UP = Gauge("valence_worker_up", "1 while the HTTP processes reach the worker.", ["device"], multiprocess_mode="livemin")
 BUILD_INFO = Gauge("valence_build_info", "Versions.", ["version", "torch", "transformers"], multiprocess_mode="max")
-MODEL_INFO = Gauge("valence_model_info", "Served models.", ["model", "architecture"], multiprocess_mode="max")
+MODEL_INFO = Gauge("valence_model_info", "Served models.", ["model", "architecture"], multiprocess_mode="mostrecent")
 
 
 def exposition() -> bytes:
@@ -89,25 +89,45 @@ class RequestMeter:
 class BatchMeter:
     """What a worker observes of its batches."""
 
-    def __init__(self, models: Sequence[str], *, device: str, max_batch_tokens: int) -> None:
+    def __init__(self, models: Mapping[int, str], *, device: str, max_batch_tokens: int) -> None:
+        """`models`: names by place."""
         self._out_of_memory = OUT_OF_MEMORY.labels(device)
         self._limit = BATCH_TOKENS_LIMIT.labels(device)
         self._limit.set(max_batch_tokens)
-        self._dropped = [TEXTS_DROPPED.labels(model) for model in models]
-        self._queue = [QUEUE_DURATION.labels(model) for model in models]
-        self._inference = [INFERENCE_DURATION.labels(model) for model in models]
-        self._input_tokens = [INPUT_TOKENS.labels(model) for model in models]
-        self._batch_texts = [BATCH_TEXTS.labels(model) for model in models]
-        self._batch_tokens = [BATCH_TOKENS_SIZE.labels(model) for model in models]
-        self._texts = [TEXTS_TOTAL.labels(model) for model in models]
-        self._tokens = [TOKENS_TOTAL.labels(model, "real") for model in models]
-        self._padding = [TOKENS_TOTAL.labels(model, "padding") for model in models]
-        self._depth = [QUEUE_TEXTS.labels(model) for model in models]
+        self._dropped: dict[int, Counter] = {}
+        self._queue: dict[int, Histogram] = {}
+        self._inference: dict[int, Histogram] = {}
+        self._input_tokens: dict[int, Histogram] = {}
+        self._batch_texts: dict[int, Histogram] = {}
+        self._batch_tokens: dict[int, Histogram] = {}
+        self._texts: dict[int, Counter] = {}
+        self._tokens: dict[int, Counter] = {}
+        self._padding: dict[int, Counter] = {}
+        self._depth: dict[int, Gauge] = {}
+        for place, model in models.items():
+            self.add(place, model)
 
-    def queue_depths(self, texts: Iterable[int]) -> None:
-        """How many texts of each model wait."""
-        for depth, waiting in zip(self._depth, texts, strict=True):
-            depth.set(waiting)
+    def add(self, place: int, model: str) -> None:
+        """Before the first batch of a place. A model that replaces another goes on with its name's counts."""
+        self._queue[place] = QUEUE_DURATION.labels(model)
+        self._inference[place] = INFERENCE_DURATION.labels(model)
+        self._input_tokens[place] = INPUT_TOKENS.labels(model)
+        self._batch_texts[place] = BATCH_TEXTS.labels(model)
+        self._batch_tokens[place] = BATCH_TOKENS_SIZE.labels(model)
+        self._texts[place] = TEXTS_TOTAL.labels(model)
+        self._tokens[place] = TOKENS_TOTAL.labels(model, "real")
+        self._padding[place] = TOKENS_TOTAL.labels(model, "padding")
+        self._depth[place] = QUEUE_TEXTS.labels(model)
+        self._dropped[place] = TEXTS_DROPPED.labels(model)
+
+    def queue_depths(self, texts: Mapping[int, int]) -> None:
+        """How many texts wait, by place; of a name that has two for a moment, those of the newer."""
+        for place, depth in self._depth.items():
+            depth.set(texts.get(place, 0))
+
+    def remove(self, place: int) -> None:
+        """A model that is served no more: its counts stay, and nothing waits for it."""
+        self._depth.pop(place).set(0)
 
     def texts_dropped(self, model: int, texts: int) -> None:
         """Texts that nobody waits for any more."""
@@ -151,7 +171,12 @@ def describe(version: str, models: Sequence[tuple[str, str]]) -> None:
 
     BUILD_INFO.labels(version, torch.__version__, transformers.__version__).set(1)
     for model, architecture in models:
-        MODEL_INFO.labels(model, architecture).set(1)
+        model_info(model, architecture, served=True)
+
+
+def model_info(model: str, architecture: str, *, served: bool) -> None:
+    """Whether a model is served; the latest word of any process counts."""
+    MODEL_INFO.labels(model, architecture).set(served)
 
 
 assert os.environ.get("PROMETHEUS_MULTIPROC_DIR"), "service.__main__ sets the directory before it imports the service"

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -48,6 +48,17 @@ class Scored:
     model: ServedModel
     tokens: Tokens
     reply: Reply
+    meter: metrics.RequestMeter
+
+
+@dataclass(slots=True)
+class Served:
+    """A model as this process serves it. `in_flight`: requests that are on their way through it."""
+
+    model: ServedModel
+    encoder: TextEncoder
+    meter: metrics.RequestMeter
+    in_flight: int = 0
 
 
 class Scorer:
@@ -56,23 +67,38 @@ class Scorer:
     def __init__(
         self,
         settings: Settings,
-        catalog: Sequence[ServedModel],
-        encoders: Sequence[TextEncoder],
         links: Sequence[Link],
         *,
         limit: int,
     ) -> None:
-        """`limit`: requests in flight of this process."""
+        """`limit`: requests in flight of this process. No model is served before `serve`."""
         self.settings = settings
-        self.catalog = catalog
-        self.encoders = encoders
         self.links = links
         self.limit = limit
         self.in_flight = 0
         self._refused = 0
-        self.meters = [metrics.RequestMeter(model.name) for model in catalog]
-        self._places = {model.name: place for place, model in enumerate(catalog)}
+        self.served: dict[int, Served] = {}
+        self._places: dict[str, int] = {}
+        self._default = 0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def catalog(self) -> dict[int, ServedModel]:
+        """What clients may ask for, by place; the first is the default model."""
+        return {place: self.served[place].model for place in self._places.values()}
+
+    def serve(self, served: Mapping[int, Served]) -> None:
+        """New requests go to these from now on; those in flight end where they are."""
+        self.served |= served
+        self._places = {one.model.name: place for place, one in served.items()}
+        self._default = next(iter(served))
+
+    def drop_idle(self) -> bool:
+        """Drops the models that are served no more once no request is on its way through them; whether there was one."""
+        idle = [place for place in self.served.keys() - self._places.values() if not self.served[place].in_flight]
+        for place in idle:
+            del self.served[place]
+        return bool(idle)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -117,7 +143,7 @@ class Scorer:
     def place(self, name: str | None) -> int:
         """Which model; without a name, the first served."""
         if name is None:
-            return 0
+            return self._default
         if name not in self._places:
             raise errors.not_found("no such model; GET /info lists the served models")
         return self._places[name]
@@ -131,19 +157,23 @@ class Scorer:
     async def score(self, call: Call, job: Job) -> Scored:
         """The logits of the job's texts. ServiceError or ClientGone where there are none."""
         self.check_count(len(job.texts))
-        model = self.catalog[job.place]
-        call.model, call.texts = model.name, len(job.texts)
-        tokens = await self._tokenize(call, job)
-        call.tokens = sum(tokens.lengths)
-        reply = await self._compute(call, job, tokens)
+        served = self.served[job.place]
+        call.model, call.texts = served.model.name, len(job.texts)
+        served.in_flight += 1
+        try:
+            tokens = await self._tokenize(call, job, served)
+            call.tokens = sum(tokens.lengths)
+            reply = await self._compute(call, job, tokens)
+        finally:
+            served.in_flight -= 1
         reply.rows = combined(reply.rows, owners=tokens.owners, weights=tokens.weights)
-        return Scored(model, tokens, reply)
+        return Scored(served.model, tokens, reply, served.meter)
 
     def finished(self, call: Call, scored: Scored) -> list[tuple[bytes, bytes]]:
         """Observes a request that is about to be answered; the headers that say how it went."""
         reply = scored.reply
         total_s = time.perf_counter() - call.started_at
-        self.meters[self._places[scored.model.name]].duration.observe(total_s)
+        scored.meter.duration.observe(total_s)
         return [
             (b"x-model", scored.model.name.encode()),
             (b"x-tokens", b"%d" % call.tokens),
@@ -152,18 +182,17 @@ class Scorer:
             (b"x-total-time-ms", b"%.3f" % (1000 * total_s)),
         ]
 
-    async def _tokenize(self, call: Call, job: Job) -> Tokens:
+    async def _tokenize(self, call: Call, job: Job, served: Served) -> Tokens:
         call.tokenization_started_at = time.perf_counter()
         if sum(len(text) + len(partner or "") for text, partner in job.texts) <= INLINE_CHARACTERS:
-            tokens = self._encode(job)
+            tokens = self._encode(job, served.encoder)
         else:
-            tokens = await asyncio.to_thread(self._encode, job)
+            tokens = await asyncio.to_thread(self._encode, job, served.encoder)
         call.tokenized_at = time.perf_counter()
-        self.meters[job.place].tokenization.observe(call.tokenized_at - call.tokenization_started_at)
+        served.meter.tokenization.observe(call.tokenized_at - call.tokenization_started_at)
         return tokens
 
-    def _encode(self, job: Job) -> Tokens:
-        encoder = self.encoders[job.place]
+    def _encode(self, job: Job, encoder: TextEncoder) -> Tokens:
         if job.window:
             return encoder.encode_windows(job.texts, max_windows=self.settings.max_client_batch_size)
         truncate = self.settings.auto_truncate if job.truncate is None else job.truncate
@@ -171,7 +200,7 @@ class Scorer:
 
     async def _compute(self, call: Call, job: Job, tokens: Tokens) -> Reply:
         """Hands the texts to the worker with the least to do and waits; 503, 504 or ClientGone if no answer comes."""
-        ready = [link for link in self.links if link.ready]
+        ready = [link for link in self.links if link.has(job.place)]
         if not ready:
             raise errors.unhealthy("no worker is ready yet; retry")
         link = min(ready, key=lambda link: len(link.pending))

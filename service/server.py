@@ -15,14 +15,14 @@ import litserve.server
 
 from service import __version__, metrics
 from service.access import Access
-from service.catalog import CatalogError, load_catalog, load_tokenizer
+from service.catalog import CatalogError, load_catalog
 from service.connection import Connection
 from service.edge import Edge
 from service.lifetime import end_with_parent
 from service.logs import configure_logging
+from service.roster import Roster, RosterFile
 from service.settings import Settings
 from service.supervisor import Supervisor
-from service.tokenization import TextEncoder
 from service.worker import WorkerApi, WorkerLoop, socket_path
 
 log = logging.getLogger("valence")
@@ -82,9 +82,11 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
         _import_tracing()
     catalog = load_catalog(settings)
     metrics.describe(__version__, [(model.name, model.architecture) for model in catalog])
+    roster = RosterFile(runtime_dir)
+    roster.write(Roster.of(catalog))
     workers = settings.worker_count(accelerator)
     server = Supervisor(
-        WorkerApi(settings, catalog, WorkerLoop(runtime_dir)),
+        WorkerApi(settings, roster, WorkerLoop(runtime_dir)),
         accelerator=accelerator,
         workers_per_device=workers,
         restart_workers=True,
@@ -102,11 +104,7 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
             build_stack(),
             settings=settings,
             access=access,
-            catalog=catalog,
-            encoders=[
-                TextEncoder(load_tokenizer(model.tokenizer_path).backend_tokenizer, max_length=model.max_length)
-                for model in catalog
-            ],
+            runtime_dir=runtime_dir,
             draining=runtime_dir / DRAINING,
             sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * workers)],
             http_processes=http_processes,

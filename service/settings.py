@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         default=None, min_length=1, description="Key of the routes that change the service; without any they are closed."
     )
+    model_roots: Names = Field(
+        default=(), description="Folders whose checkpoints may be served while the service runs; none: nothing can be changed."
+    )
     open_routes: Names = Field(default=OPEN_ROUTES, description="Routes that need no key, with those below them.")
     key_requests_per_s: float = Field(default=0.0, ge=0, description="Requests a second of one key; more are 429. 0: no limit.")
     key_concurrent_requests: int = Field(
@@ -90,7 +93,7 @@ class Settings(BaseSettings):
         description="OpenTelemetry collector that takes traces, as http://host:4318; unset: none.",
     )
 
-    @field_validator("models", "import_modules", "open_routes", mode="before")
+    @field_validator("models", "import_modules", "model_roots", "open_routes", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:
         if isinstance(value, str):

@@ -63,9 +63,9 @@ class TokenLists:
             call.model = scorer.catalog[place].name
             special = fields.get("add_special_tokens") is not False
             if sum(map(len, texts)) <= INLINE_CHARACTERS:
-                content = listed(scorer.encoders[place], texts, add_special_tokens=special)
+                content = listed(scorer.served[place].encoder, texts, add_special_tokens=special)
             else:
-                content = await asyncio.to_thread(listed, scorer.encoders[place], texts, add_special_tokens=special)
+                content = await asyncio.to_thread(listed, scorer.served[place].encoder, texts, add_special_tokens=special)
             return Answer(200, content, [JSON])
 
 

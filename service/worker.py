@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,12 +24,14 @@ import torch
 from litserve.loops import LitLoop
 
 from service.batching import QueuedText, TextQueue
-from service.catalog import CatalogError, ServedModel, register_all
+from service.catalog import CatalogError, ServedModel, register_all, weights_digest
 from service.cores import Cores
 from service.engine import Engine, FloatArray, Launched
-from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, encode
+from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, Load, Serving, encode
 from service.lifetime import end_with_parent
+from service.loading import LoadedModels, give_back_memory, load_engine
 from service.logs import configure_logging
+from service.roster import RosterFile
 from service.settings import Settings
 from service.watchdog import watch
 
@@ -61,36 +63,36 @@ def refusal_path(runtime_dir: Path) -> Path:
 class WorkerApi(ls.LitAPI):
     """LitServe's hooks: `setup` in the worker; the others are never called, since the edge answers every request."""
 
-    def __init__(self, settings: Settings, catalog: Sequence[ServedModel], loop: LitLoop) -> None:
+    def __init__(self, settings: Settings, roster: RosterFile, loop: LitLoop) -> None:
         super().__init__(api_path="/predict", loop=loop)
         self.settings = settings
-        self.catalog = list(catalog)
-        self.engines: list[Engine] = []
+        self.roster = roster
+        self.names: dict[int, str] = {}
+        self.engines: dict[int, Engine] = {}
 
     def setup(self, device: str) -> None:
-        """Loads every model onto `device` and lets each answer a real forward. CatalogError for one that can't be served; the
-        reason is left for the main process."""
+        """Loads every model of the roster onto `device` and lets each answer a real forward. CatalogError for one that can't be
+        served; the reason is left for the main process."""
         end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
         configure_logging(self.settings.log_level, self.settings.log_format)
         register_all(self.settings.import_modules)
         if device == "cpu":
             torch.set_num_threads(self.settings.thread_count())
-        for served in self.catalog:
+        for place, served in self.roster.read().models.items():
             try:
-                self.engines.append(self._load(served, device))
+                self._load(place, served, device)
             except CatalogError as error:
                 refusal_path(self.loop.runtime_dir).write_text(str(error), encoding="utf-8")
                 log.error("%s", error)
                 logging.disable()  # LitServe would log a stack, where one sentence says it all
                 raise
 
-    def _load(self, served: ServedModel, device: str) -> Engine:
-        started_at = time.monotonic()
-        engine = Engine(served, device=device, settings=self.settings)
-        engine.warm_up()
-        log.info("loaded %s in %.1f s", served.name, time.monotonic() - started_at, extra=engine.details)
-        return engine
+    def _load(self, place: int, served: ServedModel, device: str) -> None:
+        self.engines[place] = load_engine(served, device=device, settings=self.settings)
+        self.names[place] = served.name
+        if weights_digest(served.path) != served.weights:
+            log.warning("%s: the weights in %s have changed since they were first served", served.name, served.path)
 
     def predict(self, request: Any) -> Any:
         raise NotImplementedError("requests reach the worker through its socket")
@@ -113,12 +115,12 @@ class WorkerLoop(LitLoop):
         metrics.worker_started(f"{device}/{worker_id}", restarted=path.exists())
         path.unlink(missing_ok=True)
         max_batch_tokens = lit_api.settings.batch_tokens(device)
-        names = [served.name for served in lit_api.catalog]
-        meter = metrics.BatchMeter(names, device=f"{device}/{worker_id}", max_batch_tokens=max_batch_tokens)
-        queue = TextQueue(len(lit_api.engines), max_batch_tokens=max_batch_tokens, on_dropped=meter.texts_dropped)
-        details = {served.name: engine.details for served, engine in zip(lit_api.catalog, lit_api.engines, strict=True)}
-        hello = Hello(pid=os.getpid(), device=f"{device}/{worker_id}", details=details)
-        connections = Connections(queue, hello=hello, observe=meter.queue_depths)
+        meter = metrics.BatchMeter(lit_api.names, device=f"{device}/{worker_id}", max_batch_tokens=max_batch_tokens)
+        queue = TextQueue(max_batch_tokens=max_batch_tokens, on_dropped=meter.texts_dropped)
+        models = LoadedModels(
+            lit_api.engines, queue=queue, meter=meter, device=device, settings=lit_api.settings, roster=lit_api.roster
+        )
+        connections = Connections(queue, models=models, device=f"{device}/{worker_id}", observe=meter.queue_depths)
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
         batches = BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter, cores=cores)
@@ -144,6 +146,7 @@ class Running(msgspec.Struct, gc=False):
     """A batch that was handed to its engine; `launched` is the error where that failed."""
 
     model: int
+    engine: Engine
     batch: list[QueuedText]
     launched: Launched | Exception
     started_at: float
@@ -156,7 +159,7 @@ class BatchLoop:
 
     def __init__(
         self,
-        engines: Sequence[Engine],
+        engines: Mapping[int, Engine],
         queue: TextQueue,
         *,
         send: Send,
@@ -189,7 +192,7 @@ class BatchLoop:
         self._running = self._launch(*taken) if taken else None
         if before is not None:
             self._finish(before)
-        if self._running is not None and not self.engines[self._running.model].overlaps:
+        if self._running is not None and not self._running.engine.overlaps:
             self._finish(self._running)
             self._running = None
         if self._running is None:
@@ -199,17 +202,20 @@ class BatchLoop:
         """Half of what runs, at least: a batch launched too early is a small one."""
         return self.queue.tokens * 2 >= sum(len(text.text.ids) for text in running.batch)
 
-    def _launch(self, model: int, batch: list[QueuedText]) -> Running:
+    def _launch(self, model: int, batch: list[QueuedText]) -> Running | None:
+        engine = self.engines.get(model)
+        if engine is None:  # dropped since the batch was taken: nobody waits for it
+            return None
         started_at = time.monotonic()
         with self._cores:
             try:
-                launched: Launched | Exception = self.engines[model].launch([text.text for text in batch])
+                launched: Launched | Exception = engine.launch([text.text for text in batch])
             except FAULTS_OF_TEXTS as error:
                 launched = error  # which text is at fault is found out when its turn comes
-        return Running(model, batch, launched, started_at)
+        return Running(model, engine, batch, launched, started_at)
 
     def _finish(self, running: Running) -> None:
-        engine, batch = self.engines[running.model], running.batch
+        engine, batch = running.engine, running.batch
         logits, failed = finish(engine, running, relieve=self._relieve)
         now = time.monotonic()
         started_at = max(running.started_at, self._finished_at)
@@ -308,14 +314,24 @@ def answers(
 class Connections:
     """The I/O thread: accepts the HTTP processes, queues what they send, sends what the batch loop hands over."""
 
-    def __init__(self, queue: TextQueue, *, hello: Hello, observe: Callable[[Sequence[int]], None]) -> None:
+    def __init__(
+        self, queue: TextQueue, *, models: LoadedModels, device: str, observe: Callable[[Mapping[int, int]], None]
+    ) -> None:
         """`observe` is told every `OBSERVE_QUEUE_S` how many texts wait for each model."""
         self.queue = queue
-        self.hello = encode([hello])
+        self.models = models
+        self.device = device
         self._observe = observe
         self.open: dict[int, asyncio.WriteTransport] = {}
         self._loop = asyncio.new_event_loop()
         self._next_id = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def hello(self) -> bytes:
+        """What is loaded now."""
+        details = {place: engine.details for place, engine in self.models.engines.items()}
+        return encode([Hello(pid=os.getpid(), device=self.device, details=details)])
 
     def serve(self, path: Path) -> None:
         """Runs until the process ends. The socket is made readable to its owner only."""
@@ -337,6 +353,38 @@ class Connections:
     def _observe_queue(self) -> None:
         self._observe(self.queue.depths())
         self._loop.call_later(OBSERVE_QUEUE_S, self._observe_queue)
+
+    def unregister(self, connection: int) -> None:
+        self.open.pop(connection, None)
+        self.models.left(connection)
+        self._start(self._tidy())
+
+    def load(self, message: Load, *, reply_to: int) -> None:
+        """Loads a model, tells every HTTP process, then the one that asked."""
+
+        async def load() -> None:
+            loaded = await self.models.load(message)
+            self._write(dict.fromkeys(self.open, self.hello))
+            self._write({reply_to: encode([loaded])})
+            await self._tidy()  # who asked may be gone
+
+        self._start(load())
+
+    def keep(self, message: Serving, *, reply_to: int) -> None:
+        """What an HTTP process needs; what none needs is dropped."""
+        self.models.needs(reply_to, message.places)
+        self._start(self._tidy())
+
+    async def _tidy(self) -> None:
+        dropped = self.models.drop_unneeded()
+        if dropped:
+            self._write(dict.fromkeys(self.open, self.hello))
+            await asyncio.to_thread(give_back_memory, dropped)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _write(self, frames: dict[int, bytes]) -> None:
         for connection, frame in frames.items():
@@ -363,9 +411,13 @@ class _Connection(asyncio.Protocol):
                 self.connections.queue.put(message, reply_to=self.id)
             elif isinstance(message, Cancel):
                 self.connections.queue.cancel(message, reply_to=self.id)
+            elif isinstance(message, Serving):
+                self.connections.keep(message, reply_to=self.id)
+            elif isinstance(message, Load):
+                self.connections.load(message, reply_to=self.id)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.open.pop(self.id, None)
+        self.connections.unregister(self.id)
 
 
 def _cuda_answers() -> bool:

@@ -23,7 +23,7 @@ NAP_S = 0.05
 class FailingConfig(PreTrainedConfig):
     """Token ids of the words: "poison" makes the forward raise ValueError, "slow" makes it take `slow_s` seconds, "nap" `NAP_S`,
     "hungry" makes it run out of memory unless its text stands alone, "stuck" makes it never end, "frozen" neither end nor give
-    Python's lock back."""
+    Python's lock back. `huge`: it always asks for more memory than there is."""
 
     model_type = "failing"
 
@@ -38,6 +38,7 @@ class FailingConfig(PreTrainedConfig):
     frozen: int = -1
     nap: int = -1
     slow_s: float = 1.5
+    huge: bool = False
 
 
 class FailingForSequenceClassification(PreTrainedModel):
@@ -59,6 +60,8 @@ class FailingForSequenceClassification(PreTrainedModel):
             raise ValueError("a token that this model can't bear")
         if "hungry" in held and len(input_ids) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
+        if self.config.huge:
+            torch.empty(1 << 50)
         if "slow" in held:
             time.sleep(self.config.slow_s)
         if "nap" in held:

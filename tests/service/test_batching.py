@@ -25,8 +25,8 @@ def job(job_id: int, *lengths: int, model: int = 0, expired: bool = False, sent_
     )
 
 
-def queue_of(*jobs: Job, max_batch_tokens: int = 10, models: int = 2) -> "CountingQueue":
-    queue = CountingQueue(models, max_batch_tokens=max_batch_tokens)
+def queue_of(*jobs: Job, max_batch_tokens: int = 10) -> "CountingQueue":
+    queue = CountingQueue(max_batch_tokens=max_batch_tokens)
     for item in jobs:
         queue.put(item, reply_to=1)
     return queue
@@ -35,9 +35,9 @@ def queue_of(*jobs: Job, max_batch_tokens: int = 10, models: int = 2) -> "Counti
 class CountingQueue(TextQueue):
     """`dropped`: how many texts of each model were not computed."""
 
-    def __init__(self, models: int, *, max_batch_tokens: int) -> None:
+    def __init__(self, *, max_batch_tokens: int) -> None:
         self.dropped: Counter[int] = Counter()
-        super().__init__(models, max_batch_tokens=max_batch_tokens, on_dropped=self._count)
+        super().__init__(max_batch_tokens=max_batch_tokens, on_dropped=self._count)
 
     def _count(self, model: int, texts: int) -> None:
         self.dropped[model] += texts
@@ -109,14 +109,14 @@ def test_cancel_of_a_request_that_has_left_changes_nothing() -> None:
     queue = queue_of(job(0, 1), job(1, 1), max_batch_tokens=1)
     queue.take()
     queue.cancel(Cancel(id=0), reply_to=1)
-    assert (queue.dropped, queue.depths()) == ({}, [1, 0])
+    assert (queue.dropped, queue.depths()) == ({}, {0: 1})
 
 
 def test_depth_counts_what_waits_by_model() -> None:
     queue = queue_of(job(0, 1, 1), job(1, 1, model=1))
-    assert queue.depths() == [2, 1]
+    assert queue.depths() == {0: 2, 1: 1}
     queue.take()
-    assert queue.depths() == [0, 1]
+    assert queue.depths() == {0: 0, 1: 1}
 
 
 @pytest.mark.parametrize("first", [None, job(0, 1, expired=True)], ids=["empty", "expired only"])

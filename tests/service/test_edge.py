@@ -11,15 +11,21 @@ from service import edge
 from service.access import Access
 from service.catalog import ServedModel
 from service.edge import Edge
+from service.roster import Roster, RosterFile
 from service.settings import Settings
 
 
 @pytest.fixture
 def get_info(
-    settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel], monkeypatch: pytest.MonkeyPatch
+    settings_of: Callable[..., Settings],
+    catalog: Mapping[str, ServedModel],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Callable[..., httpx.Response]:
     """`GET /info`, made a route that changes the service."""
     monkeypatch.setattr(edge, "ADMIN_ROUTES", frozenset({("GET", "/info")}))
+
+    RosterFile(tmp_path).write(Roster.of(list(catalog.values())))
 
     def get(key: str, **fields: object) -> httpx.Response:
         settings = settings_of(**fields)
@@ -28,10 +34,9 @@ def get_info(
             None,
             settings=settings,
             access=access,
-            catalog=list(catalog.values()),
-            encoders=[],
+            runtime_dir=tmp_path,
+            draining=tmp_path / "draining",
             sockets=[],
-            draining=Path("/nowhere"),
             http_processes=1,
         )
 

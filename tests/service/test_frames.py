@@ -4,12 +4,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from service.frames import LENGTH, Answer, Cancel, FrameReader, Hello, Job, Message, encode, id_array
+from service.frames import LENGTH, Answer, Cancel, FrameReader, Hello, Job, Load, Loaded, Message, Serving, encode, id_array
 
 JOB = Job(id=7, model=1, deadline=12.5, sent_at=2.25, lengths=[2, 1], token_ids=np.array([5, 70000, 9], "<i4").tobytes())
 ANSWER = Answer(id=7, texts=[1], logits=np.array([0.5, -1], "<f4").tobytes(), failed=[0], queue_s=0.25, inference_s=0.5)
-HELLO = Hello(pid=42, device="cpu/0", details={"bert": {"dtype": "float32"}})
-MESSAGES: list[Message] = [JOB, msgspec.structs.replace(JOB, token_types=b"\0" * 12), Cancel(id=7), ANSWER, HELLO]
+HELLO = Hello(pid=42, device="cpu/0", details={0: {"dtype": "float32"}, 2**40: {}})
+SERVING, LOAD, LOADED = Serving([0, 2**40]), Load(3, b"{}"), Loaded(3, "no")
+MESSAGES: list[Message] = [
+    JOB,
+    msgspec.structs.replace(JOB, token_types=b"\0" * 12),
+    Cancel(id=7),
+    ANSWER,
+    HELLO,
+    SERVING,
+    LOAD,
+    LOADED,
+]
 STREAM = encode(MESSAGES[:2]) + encode([]) + encode(MESSAGES[2:])
 
 

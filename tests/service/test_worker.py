@@ -134,8 +134,8 @@ def job(job_id: int, *texts: Sequence[int]) -> Job:
 def loop() -> BatchLoop:
     sent: list[Answer] = []
     loop = BatchLoop(
-        [OverlappingEngine()],  # type: ignore[list-item]
-        TextQueue(1, max_batch_tokens=4, on_dropped=lambda *_: None),
+        {0: OverlappingEngine()},  # type: ignore[dict-item]
+        TextQueue(max_batch_tokens=4, on_dropped=lambda *_: None),
         send=lambda by_connection: sent.extend(by_connection[1]),
         meter=Meter(),  # type: ignore[arg-type]
         cores=nullcontext(),
