@@ -7,6 +7,7 @@ from typing import Any
 
 from locust import LoadTestShape, events
 from locust.env import Environment
+from locust.runners import WorkerRunner
 from locust.stats import RequestStats, StatsEntry
 
 from load_tests import users
@@ -19,19 +20,21 @@ __all__ = ["BatchUser", "LongTextUser", "MixedModelUser", "ScenarioShape", "Sing
 
 @events.init_command_line_parser.add_listener
 def add_arguments(parser: Any) -> None:
-    """Locust's parser reads the environment too."""
-    # A group of arguments knows no is_secret, which keeps the key out of the web page.
+    """Locust's parser reads the environment too, and its web page has a field for each, unless they stand in a group."""
+
+    def number(flag: str, default: float, help: str) -> None:
+        parser.add_argument(flag, type=float, default=default, env_var="LOAD_" + flag[2:].upper().replace("-", "_"), help=help)
+
     parser.add_argument("--api-key", type=str, default="", env_var="LOAD_API_KEY", is_secret=True, help="sent as a bearer token")
-    own = parser.add_argument_group("Valence's load test")
-    own.add_argument("--scenario", choices=list(SCENARIOS), default="steady", env_var="LOAD_SCENARIO", help="see README.md")
-    own.add_argument("--pace", type=float, default=1.0, env_var="LOAD_PACE", help="requests/s of one user; 0: no pause")
-    own.add_argument("--slo-p95-ms", type=float, default=1000.0, env_var="LOAD_SLO_P95_MS", help="most that p95 may be; 0: any")
-    own.add_argument("--slo-p99-ms", type=float, default=0.0, env_var="LOAD_SLO_P99_MS", help="most that p99 may be; 0: any")
-    own.add_argument("--slo-failure-ratio", type=float, default=0.0, env_var="LOAD_SLO_FAILURE_RATIO", help="most that may fail")
-    own.add_argument(
-        "--slo-refused-ratio", type=float, env_var="LOAD_SLO_REFUSED_RATIO", help="most that may be 429; unset: the scenario's"
+    parser.add_argument(
+        "--scenario", choices=list(SCENARIOS), default="steady", env_var="LOAD_SCENARIO", help="who asks, and when"
     )
-    own.add_argument("--slo-min-rps", type=float, default=0.0, env_var="LOAD_SLO_MIN_RPS", help="least requests/s answered")
+    number("--pace", 1.0, "requests/s of one user; 0: no pause")
+    number("--slo-p95-ms", 1000.0, "most that p95 may be; 0: any")
+    number("--slo-p99-ms", 0.0, "most that p99 may be; 0: any")
+    number("--slo-failure-ratio", 0.0, "most that may fail")
+    number("--slo-refused-ratio", -1.0, "most that may be refused (429); below 0: as the scenario says")
+    number("--slo-min-rps", 0.0, "least requests/s that are answered")
 
 
 class ScenarioShape(LoadTestShape):
@@ -49,7 +52,9 @@ class ScenarioShape(LoadTestShape):
 
 @events.quitting.add_listener
 def check_bounds(environment: Environment, **_: object) -> None:
-    """Says of each bound whether it was kept, and sets the exit status."""
+    """Says of each bound whether it was kept, and sets the exit status; with `--processes`, where the sums are."""
+    if isinstance(environment.runner, WorkerRunner):
+        return
     judgements = judge(outcome(environment.stats), bounds(environment.parsed_options))
     for judgement in judgements:
         print(f"{'kept' if judgement.kept else 'MISSED'}: {judgement.sentence}")
@@ -63,7 +68,7 @@ def bounds(options: Any) -> Bounds:
         p95_ms=options.slo_p95_ms,
         p99_ms=options.slo_p99_ms,
         failure_ratio=options.slo_failure_ratio,
-        refused_ratio=SCENARIOS[options.scenario].refused_ratio if refused_ratio is None else refused_ratio,
+        refused_ratio=SCENARIOS[options.scenario].refused_ratio if refused_ratio < 0 else refused_ratio,
         min_rps=options.slo_min_rps,
     )
 
