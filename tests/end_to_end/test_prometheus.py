@@ -122,6 +122,17 @@ def test_the_dashboards_query_has_an_answer(prometheus: httpx.Client, expression
 
 
 @needs_prometheus
+def test_the_dashboard_is_drawn_for_the_documentation(prometheus: httpx.Client, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `load` is not installed")
+    from load_tests.dashboard_panels import Window, draw_dashboard
+
+    url = str(prometheus.base_url).partition("/api")[0]
+    now = time.time()
+    draw_dashboard(DASHBOARD, Window(url, now - LOAD_S, now), tmp_path / "drawn.png", title="a title")
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_prometheus
 def test_what_prometheus_sees_is_what_was_sent(prometheus: httpx.Client, watched: Any, wait: Callable[..., None]) -> None:
     def seen() -> dict[str, float]:
         rows = query(prometheus, 'sum by (status) (valence_requests_total{route="/predict"})')
