@@ -114,11 +114,11 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
 
     def _refuse(self, error: ServiceError) -> None:
-        """The last words on this connection; none where a request's answer is under way."""
+        """The last words on this connection, where they can't be taken for another request's answer."""
         if self.transport.is_closing():
             return
         metrics.FAILURES.labels(error.error_type).inc()
-        if self.cycle is None or self.cycle.response_complete:
+        if self._may_answer():
             metrics.answered("other", "", error.status).inc()
             body = orjson.dumps({"error": error.message, "error_type": error.error_type})
             head = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
@@ -127,6 +127,11 @@ class Connection(HttpToolsProtocol):
             head.append(b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
             self.transport.write(b"".join(head) + body)
         self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """No answer to an earlier request is due, and none has begun."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
