@@ -37,7 +37,9 @@ def test_an_encoding_that_is_not_known_is_415(server: Any, encoding: str) -> Non
     assert (answer.status_code, answer.json()["error_type"]) == (415, "validation")
 
 
-@pytest.mark.parametrize("body", [b"", b'{"inputs": "good"}', gzip.compress(b'{"inputs": "good"}')[:-4]])
+@pytest.mark.parametrize(
+    "body", [b"", b'{"inputs": "good"}', gzip.compress(b'{"inputs": "good"}')[:-4]], ids=["nothing", "plain", "cut"]
+)
 def test_a_body_that_is_not_what_it_says_is_400(server: Any, body: bytes) -> None:
     answer = post(server, body, "gzip")
     assert (answer.status_code, answer.json()["error_type"]) == (400, "validation")

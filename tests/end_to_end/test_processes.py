@@ -14,6 +14,7 @@ import pytest
 
 KEY = {"authorization": "Bearer s3cret"}
 LIMIT = 4
+BODIES = {"/v2/models/failing/infer": {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}}
 SAFETY_S = 60
 
 
@@ -34,17 +35,20 @@ def guarded(start_server: Callable[..., Any]) -> Any:
         ({"x-api-key": "s3cret"}, 200),
     ],
 )
-@pytest.mark.parametrize("path", ["/predict", "/info"])
+@pytest.mark.parametrize("path", ["/predict", "/info", "/tokenize", "/v2/models/failing/infer"])
 def test_a_key_is_asked_for(guarded: Any, path: str, headers: dict[str, str], status: int) -> None:
     with httpx.Client(base_url=guarded.url, headers=headers, timeout=SAFETY_S, trust_env=False) as client:
-        answer = client.get(path) if path == "/info" else client.post(path, json={"inputs": "good"})
+        answer = client.get(path) if path == "/info" else client.post(path, json=BODIES.get(path, {"inputs": "good"}))
     assert answer.status_code == status
     if status == 401:
         assert answer.json()["error_type"] == "unauthorized"
         assert "s3cret" not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/docs"])
+@pytest.mark.parametrize(
+    "path",
+    ["/health", "/ready", "/metrics", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/v2/health/live", "/v2/health/ready"],
+)
 def test_no_key_is_asked_for_by_monitors(guarded: Any, path: str) -> None:
     assert httpx.get(guarded.url + path, timeout=SAFETY_S, trust_env=False).status_code == 200
 

@@ -27,7 +27,7 @@ def test_identity_is_the_body_itself() -> None:
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate"])
 def test_a_bomb_is_413_and_not_expanded(encoding: bytes) -> None:
-    bomb = PACK[encoding](b"a" * 200_000_000)
+    bomb = PACK[encoding](b"a" * 20_000_000)
     tracemalloc.start()
     with pytest.raises(ServiceError) as caught:
         decompress(bomb, bits=31 if encoding == b"gzip" else 15, limit=LIMIT)
@@ -40,6 +40,7 @@ def test_a_bomb_is_413_and_not_expanded(encoding: bytes) -> None:
 @pytest.mark.parametrize(
     "body",
     [b"", b"abc", gzip.compress(b"abc" * 99)[:-9], gzip.compress(b"a") + b"b", gzip.compress(b"a") * 2, zlib.compress(b"a")],
+    ids=["nothing", "plain", "cut", "with a tail", "two", "the other format"],
 )
 def test_what_is_not_one_whole_stream_is_400(body: bytes) -> None:
     with pytest.raises(ServiceError) as caught:
