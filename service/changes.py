@@ -58,7 +58,7 @@ class Changes:
                 if found != stamp:
                     await self.catch_up()
                     stamp = found
-            except (OSError, ValueError):  # for example a tokenizer that was deleted; the next round tries again
+            except Exception:  # a tokenizer that was deleted, say: what was served goes on, and the next round tries again
                 log.exception("the served models could not be followed")
             if self.scorer.drop_idle():
                 self._announce()

@@ -15,7 +15,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 @strict
 class FailingConfig(PreTrainedConfig):
-    """`failing_token_id` makes the forward raise ValueError; `slow_token_id` makes it take `slow_s` seconds."""
+    """`failing_token_id` makes the forward raise ValueError; `slow_token_id` makes it take `slow_s` seconds; `huge` makes
+    it ask for more memory than there is."""
 
     model_type = "failing"
 
@@ -26,6 +27,7 @@ class FailingConfig(PreTrainedConfig):
     failing_token_id: int = -1
     slow_token_id: int = -1
     slow_s: float = 1.5
+    huge: bool = False
 
 
 class FailingForSequenceClassification(PreTrainedModel):
@@ -44,6 +46,8 @@ class FailingForSequenceClassification(PreTrainedModel):
         """Logits (B, labels) of ids (B, L)."""
         if bool((input_ids == self.config.failing_token_id).any()):
             raise ValueError("a token that this model can't bear")
+        if self.config.huge:
+            torch.empty(1 << 50)
         if bool((input_ids == self.config.slow_token_id).any()):
             time.sleep(self.config.slow_s)
         mask_BL1 = attention_mask.unsqueeze(-1)

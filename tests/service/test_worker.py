@@ -178,3 +178,12 @@ def test_a_poisoned_text_in_an_overlapped_batch_fails_alone(loop: BatchLoop) -> 
     loop.step()
     (answer,) = loop.sent
     assert (answer.texts, answer.failed) == ([0, 2], [1])
+
+
+def test_texts_of_a_model_that_was_dropped_are_let_go(loop: BatchLoop) -> None:
+    for number, model in enumerate((7, 0)):
+        text = Job(id=number, model=model, deadline=1e12, sent_at=number, lengths=[1], token_ids=np.array([20], "<i4").tobytes())
+        loop.queue.put(text, reply_to=1)
+    for _ in range(3):
+        loop.step()
+    assert [answer.id for answer in loop.sent] == [1]
