@@ -150,3 +150,30 @@ def test_ranges_are_no_weights(folder: Path) -> None:
 def test_int8_is_for_the_cpu(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="--dtype int8 is for the CPU"):
         build_server(settings_of(dtype="int8", device="cuda"), runtime_dir=tmp_path)
+
+
+def test_weights_that_are_cut_short_are_refused_by_name(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert refusal(f"a={folder}").startswith(f"{file.resolve()}: ")
+
+
+@pytest.mark.parametrize("name", ["../tiny-bert/model.safetensors", "/etc/passwd", "gone.safetensors", 3])
+def test_an_index_names_files_beside_it(folder: Path, name: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"a": name}}))
+    assert refusal(f"a={folder}").endswith(f"model.safetensors.index.json: no file {name} beside it")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/../../b"])
+def test_a_tokenizer_is_named_within_the_store(folder: Path, name: str) -> None:
+    (folder / "tokenizer.json").unlink()
+    edit_config(folder, tokenizer_name=name)
+    assert f"tokenizer_name {name!r} leads out of " in refusal(f"a={folder}")
+
+
+def test_other_weights_have_another_hash(folder: Path, catalog: Mapping[str, ServedModel]) -> None:
+    (same,) = load_catalog(Settings(models=(f"a={folder}",)))
+    assert same.weights == catalog["tiny-bert"].weights
+    (folder / "more.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (other,) = load_catalog(Settings(models=(f"a={folder}",)))
+    assert other.weights != same.weights

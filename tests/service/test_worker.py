@@ -228,3 +228,12 @@ def test_the_token_budget_is_lowered_and_not_below_its_least(loop: BatchLoop) ->
 def test_a_text_that_memory_does_not_hold_fails_alone() -> None:
     engine = SmallEngine(OUT_OF_MEMORY[0])
     assert score(engine, [queued(20), queued(1, 2, 3), queued(21)], relieve=[].append)[1] == {1}
+
+
+def test_texts_of_a_model_that_was_dropped_are_let_go(loop: BatchLoop) -> None:
+    for number, model in enumerate((7, 0)):
+        text = Job(id=number, model=model, deadline=1e12, sent_at=number, lengths=[1], token_ids=np.array([20], "<i4").tobytes())
+        loop.queue.put(text, reply_to=1)
+    for _ in range(3):
+        loop.step()
+    assert [answer.id for answer in loop.sent] == [1]
