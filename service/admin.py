@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, NotRequired
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -28,7 +28,26 @@ class ModelBody(TypedDict):
     version: NotRequired[Word | None]
 
 
+class ModelState(TypedDict):
+    """A served model. `weights` tells two checkpoints apart by what their files hold; `since` is ISO 8601."""
+
+    name: str
+    version: str | None
+    weights: str
+    architecture: str
+    since: str
+    state: str
+
+
+class ModelRemoved(TypedDict):
+    """The answer to `DELETE /models/{name}`."""
+
+    name: str
+    state: str
+
+
 BODY: TypeAdapter[ModelBody] = TypeAdapter(ModelBody)
+STATES: TypeAdapter[list[ModelState]] = TypeAdapter(list[ModelState])
 
 
 class Admin:
@@ -64,7 +83,7 @@ class Admin:
     def _names(self) -> list[str]:
         return [model.name for model in self.changes.roster.models.values()]
 
-    def _described(self, name: str) -> dict[str, Any]:
+    def _described(self, name: str) -> ModelState:
         place = self.changes.roster.place(name)
         assert place is not None
         model = self.changes.roster.models[place]

@@ -6,7 +6,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import TypedDict
 
-from service import __version__, tensors, token_lists, wire
+from service import __version__, admin, tensors, token_lists, wire
+from service.admin import ModelRemoved, ModelState
 from service.inference_protocol import Live, ModelMetadata, ModelReady, Ready, ServerMetadata
 from service.information import Information
 from service.operations import SECURITY_SCHEMES, operation, path_parameter
@@ -29,14 +30,16 @@ TAKEN: dict[str, TypeAdapter[Any]] = {
     "PredictBody": wire.BODY,
     "TokenizeBody": token_lists.BODY,
     "InferBody": tensors.BODY,
+    "ModelBody": admin.BODY,
 }
 GIVEN: dict[str, TypeAdapter[Any]] = {
     "Scores": wire.ANSWER,
     "TokenLists": token_lists.ANSWER,
     "InferAnswer": tensors.ANSWER,
+    "ModelStates": admin.STATES,
     **{
         type.__name__: TypeAdapter(type)
-        for type in (Information, ServerMetadata, Live, Ready, ModelMetadata, ModelReady, Status, Error)
+        for type in (Information, ServerMetadata, Live, Ready, ModelMetadata, ModelReady, ModelState, ModelRemoved, Status, Error)
     },
 }
 SCORING = (400, 401, 404, 413, 415, 422, 424, 429, 503, 504)
@@ -50,7 +53,7 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Valence", "version": __version__, "description": "Serves custom text classifiers."},
-        "paths": {**scoring_paths(), **operating_paths(), **protocol_paths()},
+        "paths": {**scoring_paths(), **operating_paths(), **changing_paths(), **protocol_paths()},
         "components": {"schemas": schemas(), "securitySchemes": SECURITY_SCHEMES},
     }
 
@@ -92,6 +95,27 @@ def operating_paths() -> dict[str, Any]:
         "/ready": {"get": operation("ready", summary=ready, answer="Status", failures=(503,))},
         "/info": {"get": operation("info", summary="Served models and limits.", answer="Information", failures=(401,))},
         "/metrics": {"get": operation("metrics", summary="Prometheus metrics.", answer=None, media="text/plain")},
+    }
+
+
+def changing_paths() -> dict[str, Any]:
+    """What is served, and its changes."""
+    put = operation(
+        "put_model",
+        summary="Serve a checkpoint, in the place of the model of its name.",
+        answer="ModelState",
+        body="ModelBody",
+        example={"name": "mine", "path": "/checkpoints/mine", "version": "2"},
+        failures=(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
+    )
+    put["responses"]["201"] = put["responses"]["200"] | {"description": "A new name."}
+    remove = operation(
+        "remove_model", summary="Serve a model no more.", answer="ModelRemoved", failures=(401, 403, 404, 409, 429, 504)
+    )
+    listing = operation("models", summary="Served models and their versions.", answer="ModelStates", failures=(401,))
+    return {
+        "/models": {"get": listing, "post": put},
+        "/models/{name}": {"delete": remove, "parameters": [path_parameter("name")]},
     }
 
 

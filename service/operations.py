@@ -6,7 +6,9 @@ from typing import Any
 ERRORS = {
     400: "The body is not JSON, or holds nothing to score.",
     401: "An API key is needed.",
+    403: "This changes the service, which takes an admin key, or is closed.",
     404: "No such model or route.",
+    409: "Another change is under way, or it is the default model.",
     413: "The body is larger than the limit.",
     415: "The content-encoding is none of gzip, deflate and identity.",
     422: "A field has the wrong type, or a text or batch is too long.",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.documentation import PAGES
+from service.edge import ADMIN_ROUTES
 from service.openapi import document
 from service.server import build_server
 from service.settings import Settings
@@ -41,5 +42,6 @@ def test_operations_have_names_of_their_own() -> None:
 def test_every_route_is_documented_and_nothing_else(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
     edge = build_server(settings_of(workers_per_device=1), runtime_dir=tmp_path).app.build_middleware_stack()
     served = {(path, method.lower()) for path, (method, _) in edge.routes.items() if path not in PAGES}
+    served |= {(path, method.lower()) for method, path in ADMIN_ROUTES}
     shown = {(path.replace("/versions/{version}", ""), key) for path, found in document()["paths"].items() for key in found}
     assert {pair for pair in shown if pair[1] != "parameters"} == served
