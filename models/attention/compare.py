@@ -1,8 +1,9 @@
 """`python -m models.attention.compare`: what each attention pattern costs as texts grow, as a table and pictures.
 
-One forward of attention alone (queries, keys and values given), on the CPU in float32, 2 heads of 32. Each measurement is a process of
-its own (forked, which spares the imports), so that its peak of resident memory, less what it held just before, is its own. "slope" is that of log cost against log length
-over the longest half of the lengths: 1 is linear, 2 quadratic. `--train` adds accuracy on long film reviews.
+One forward of attention alone (queries, keys and values given), on the CPU in float32, 2 heads of 32, one thread. Time is the
+processor's, which other programs on the machine disturb least. Each measurement is a process of its own (forked, which spares the
+imports), so that its peak of resident memory, less what it held just before, is its own. "slope" is that of log cost against log
+length over the longer half of the lengths: 1 is linear, 2 quadratic. `--train` adds accuracy on long film reviews.
 """
 
 import argparse
@@ -85,15 +86,16 @@ def in_new_process(kind: str, length: int) -> Cost:
 @torch.inference_mode()
 def measure(kind: str, length: int) -> tuple[float, float]:
     """Milliseconds of the fastest of REPEATS forwards, and MiB by which the first one raised the peak."""
+    torch.set_num_threads(1)
     attend(kind, *torch.randn(3, 1, HEADS, 256, WIDTH).unbind(0))  # libraries load
     states = torch.randn(3, 1, HEADS, length, WIDTH).unbind(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     before = resident_kib("VmRSS")
     times = []
     for _ in range(REPEATS):
-        started_at = time.perf_counter()
+        started_at = time.process_time()
         attend(kind, *states)
-        times.append(time.perf_counter() - started_at)
+        times.append(time.process_time() - started_at)
         if len(times) == 1:
             peak = resident_kib("VmHWM")
     return 1000 * min(times), (peak - before) / 1024

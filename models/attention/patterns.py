@@ -1,13 +1,13 @@
 """Which keys a query may see: the one definition behind the reference mask, the fast kernels and the pictures.
 
-Positions count from the start of their own text, so that a text's pattern depends on nothing but its length. A pattern is a union:
+Positions count from the start of their own text, so a text's pattern depends on nothing but its length. A pattern is a union:
 
     window    keys less than `window` away, and so always the token itself
     strided   every `stride`-th key of the text (Child et al. 2019, https://arxiv.org/abs/1904.10509)
     random    `random_blocks` blocks of BLOCK keys, drawn for each block of BLOCK queries from `seed` and the text's length
     global    the first `global_tokens` tokens see all, and all see them
 
-BigBird (Zaheer et al. 2020, https://arxiv.org/abs/2007.14062) is window, random and global together, where random is by blocks too:
+BigBird (Zaheer et al. 2020, https://arxiv.org/abs/2007.14062) is window, random and global together, random by blocks there too:
 neighbours that share their keys are one small matrix product.
 
 Shapes: `M` blocks of queries, `C` keys that a block may see.
@@ -40,14 +40,14 @@ class Pattern:
         >>> Pattern(window=1, stride=2).sees(place.unsqueeze(1), place, torch.tensor(4)).int().tolist()
         [[1, 0, 1, 0], [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
         """
-        seen = (query - key).abs() < self.window
+        seen = query == key if self.window == 1 else (query - key).abs() < self.window
         if self.stride:
             seen = seen | (key % self.stride == 0)
         if self.global_tokens:
             seen = seen | (key < self.global_tokens) | (query < self.global_tokens)
         for drawn in self._drawn(query // BLOCK, length):
             seen = seen | (key // BLOCK == drawn)
-        return seen & (key >= 0) & (key < length)
+        return seen & ((key >= 0) & (key < length))
 
     def candidates(self, start_M: torch.Tensor, length_M: torch.Tensor) -> torch.Tensor:
         """(M, C) keys, each once and then NOWHERE, among which are all that the BLOCK queries from `start_M` on see; global
@@ -75,7 +75,7 @@ class Pattern:
     def _drawn(self, query_block: torch.Tensor, length: torch.Tensor) -> Iterator[torch.Tensor]:
         """The random blocks of keys, one after another. Draws are steps of a small generator (Park and Miller 1988), so they
         are the same on every device and inside a compiled kernel; two may coincide."""
-        blocks = (length + BLOCK - 1) // BLOCK
+        blocks, query_block = (length.long() + BLOCK - 1) // BLOCK, query_block.long()  # products of 32 bits by 16
         for draw in range(self.random_blocks):
             state = (self.seed * 7919 + draw * 104729 + 1) % MERSENNE + query_block * 15485863 % MERSENNE
             for _ in range(3):

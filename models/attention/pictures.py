@@ -46,7 +46,7 @@ def draw_costs(costs: Mapping[str, Sequence[Cost]], path: Path) -> None:
         lengths = [cost.length for cost in row]
         times.plot(lengths, [cost.time_ms for cost in row], marker="o", label=kind)
         memories.plot(lengths, [max(cost.memory_mib, 0.1) for cost in row], marker="o", label=kind)
-    for axes, title in ((times, "time of one forward, ms"), (memories, "peak memory of one forward, MiB")):
+    for axes, title in ((times, "processor time of one forward, ms"), (memories, "peak memory of one forward, MiB")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xlabel("tokens")

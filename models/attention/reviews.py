@@ -32,7 +32,10 @@ class LabelledPack:
 def compare(patterns: Mapping[str, Mapping[str, int]], *, reviews: int, tokens: int) -> str:
     """Markdown: each pattern's accuracy on reviews it was not trained on, and the time of its training."""
     train, test = load(reviews, tokens)
-    rows = [f"| {tokens} tokens | accuracy on {sum(len(pack.lengths) for pack in test)} reviews | training, s |", "|---|---:|---:|"]
+    rows = [
+        f"| {tokens} tokens | accuracy on {sum(len(pack.lengths) for pack in test)} reviews | training, s |",
+        "|---|---:|---:|",
+    ]
     for name in ("full", *patterns):
         started_at = time.perf_counter()
         model = trained(config_of(name, patterns.get(name, {}), tokens), train)
@@ -49,9 +52,7 @@ def load(reviews: int, tokens: int) -> tuple[Packs, Packs]:
     cut = int(TRAINED * len(chosen))
     texts = [example.text for example in chosen]
     tokenizer = train_tokenizer(texts[:cut], kind="wordpiece", vocab_size=VOCABULARY, max_length=tokens, show_progress=False)
-    rows = list(
-        zip(tokenizer(texts, truncation=True)["input_ids"], (int(example.label > 0) for example in chosen), strict=True)
-    )
+    rows = list(zip(tokenizer(texts, truncation=True)["input_ids"], (int(example.label > 0) for example in chosen), strict=True))
     return [list(packs(part)) for part in (rows[:cut], rows[cut:])]  # type: ignore[return-value]
 
 

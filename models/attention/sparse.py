@@ -1,12 +1,12 @@
 """Attention in which a token sees a part of its text, as the backend "sparse" of transformers' attention interface.
 
-An architecture names a pattern's fields (`patterns.Pattern`) and hands the padding mask on as it came, (B, L) and not (B, 1, L, L);
+An architecture names a pattern's fields (`patterns.Pattern`) and hands the padding mask on as it came, (B, L), not (B, 1, L, L);
 packs come as they do for "packed". A padded batch is packed first, so no row computes or sees padding. Then, by what there is:
 
     texts no longer than the window      all is seen: the backend "packed"
     CUDA, half precision, a window       torch's variable-length Flash attention with `window_size`
-    CUDA otherwise                       block-sparse FlexAttention (flex.py); strided columns would fill every tile, so not for them
-    CPU, and few queries on CUDA         gathered blocks (blocks.py)
+    CUDA otherwise                       block-sparse FlexAttention (flex.py); but strided columns would fill every tile
+    CPU, strided, and few queries        gathered blocks (blocks.py)
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,9 @@ def sparse_attention_forward(
         return _attend(module, query, key, value, cuts, chosen, scaling, dropout).view(shape), None
     real_BL = key_BNLH.new_ones(shape[0], key_BNLH.shape[2], dtype=torch.bool) if padding_mask is None else padding_mask.bool()
     if real_BL.ndim != 2:
-        raise ValueError(f"a model with an attention_pattern takes an attention_mask of (batch, length), not of {real_BL.ndim} axes")
+        raise ValueError(
+            f"a model with an attention_pattern takes an attention_mask of (batch, length), not of {real_BL.ndim} axes"
+        )
     rows = real_BL.flatten().nonzero().squeeze(1)
     bounds = F.pad(real_BL.sum(1).cumsum(0), (1, 0)).int()
     if shape[1] == real_BL.shape[1]:

@@ -62,7 +62,6 @@ class CustomBertConfig(PreTrainedConfig):
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
 
-
     def validate_attention_pattern(self) -> None:
         names = self.attention_pattern if isinstance(self.attention_pattern, list) else [self.attention_pattern]
         for name in names:

@@ -122,7 +122,12 @@ class TestAgainstTheMaskedReference:
         first = bounds[:-1].long()
         whole = F.scaled_dot_product_attention(query, key, value, masks(fields, LENGTHS)).transpose(1, 2)
         found = sparse(
-            fields, query[:, :, first], key, value, cu_seq_lens_q=torch.arange(len(bounds), dtype=torch.int32), cu_seq_lens_k=bounds
+            fields,
+            query[:, :, first],
+            key,
+            value,
+            cu_seq_lens_q=torch.arange(len(bounds), dtype=torch.int32),
+            cu_seq_lens_k=bounds,
         )
         torch.testing.assert_close(found, whole[:, first], **TOLERANCE)
 
@@ -158,7 +163,11 @@ class TestAgainstTheMaskedReference:
     def test_tiles_of_flex_attention_hold_all_that_is_seen(self, fields: dict[str, int]) -> None:
         tokens = sum(LENGTHS)
         kept = block_mask(Pattern(**fields), Cuts(bounds_of(LENGTHS), bounds_of(LENGTHS)), tokens=tokens).to_dense()[0, 0].bool()
-        seen = F.pad(masks(fields, LENGTHS), (0, -tokens % TILE, 0, -tokens % TILE)).unflatten(0, (-1, TILE)).unflatten(2, (-1, TILE))
+        seen = (
+            F.pad(masks(fields, LENGTHS), (0, -tokens % TILE, 0, -tokens % TILE))
+            .unflatten(0, (-1, TILE))
+            .unflatten(2, (-1, TILE))
+        )
         assert not (seen.any(3).any(1) & ~kept).any()
 
 
