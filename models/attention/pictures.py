@@ -28,13 +28,13 @@ def draw_masks(path: Path) -> None:
     figure, row = pyplot.subplots(1, len(DRAWN), figsize=(13, 3.2), layout="constrained", sharey=True)
     for axes, (name, pattern) in zip(row, DRAWN.items(), strict=True):
         mask = pattern.mask(DRAWN_LENGTH)
-        axes.imshow(mask, cmap="Blues", vmin=0, vmax=1.3, interpolation="nearest")
+        axes.imshow(mask, cmap="Blues", vmin=0, vmax=1.3, interpolation="antialiased")
         axes.set_title(f"{name}: {mask.float().mean():.0%} of pairs", fontsize=10)
         axes.set_xlabel("key")
         axes.set_xticks([0, 256, 511])
         axes.set_yticks([0, 256, 511])
     row[0].set_ylabel("query")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=240)
     pyplot.close(figure)
 
 

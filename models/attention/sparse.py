@@ -72,10 +72,10 @@ def _attend(
     all_queries = torch.equal(cuts.queries, cuts.keys)
     flash = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and pattern.is_window()
     if all_queries and (flash or longest <= pattern.window):
+        query_1NQH, key_1NTH, value_1NTH = (states.transpose(0, 1).unsqueeze(0) for states in (query, key, value))
         output, _ = packed_attention_forward(
-            module, *(states.transpose(0, 1).unsqueeze(0) for states in (query, key, value)), None,
-            scaling=scaling, dropout=dropout, cu_seq_lens_q=cuts.queries, cu_seq_lens_k=cuts.keys,
-            max_length_q=longest, max_length_k=longest,
+            module, query_1NQH, key_1NTH, value_1NTH, None, scaling=scaling, dropout=dropout,
+            cu_seq_lens_q=cuts.queries, cu_seq_lens_k=cuts.keys, max_length_q=longest, max_length_k=longest,
             sliding_window=pattern.window if longest > pattern.window else None,
         )  # fmt: skip
         return output[0]
