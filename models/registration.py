@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from models.attention.packed import register_packed_attention
+from models.attention.sparse import register_sparse_attention
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification, CustomBertModel
 from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification, SentimentLstmModel
 
@@ -14,13 +15,14 @@ ARCHITECTURES: tuple[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[P
 
 
 def register_architectures() -> None:
-    """Registers `ARCHITECTURES` and the attention backend "packed"; calling it again changes nothing.
+    """Registers `ARCHITECTURES` and the attention backends "packed" and "sparse"; calling it again changes nothing.
 
     >>> register_architectures()
     >>> type(AutoConfig.for_model("custom_bert")).__name__
     'CustomBertConfig'
     """
     register_packed_attention()
+    register_sparse_attention()
     for config, base_model, classifier in ARCHITECTURES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base_model, exist_ok=True)

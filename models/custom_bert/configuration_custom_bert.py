@@ -5,6 +5,15 @@ import difflib
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+# Each pattern, and the fields `attention_*` that it reads.
+ATTENTION_PATTERNS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "window": ("window",),
+    "strided": ("stride",),
+    "random": ("random_blocks",),
+    "bigbird": ("window", "random_blocks", "global_tokens"),
+}
+
 
 @strict
 class CustomBertConfig(PreTrainedConfig):
@@ -33,6 +42,13 @@ class CustomBertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
+    # Which tokens a token sees (ATTENTION_PATTERNS): one name for all layers, or a list with one for each.
+    attention_pattern: str | list[str] = "full"
+    attention_window: int = 128  # window, bigbird: the tokens less than so many away
+    attention_stride: int = 64  # strided: itself and every so-manieth token of the text
+    attention_random_blocks: int = 2  # random, bigbird: so many blocks of 64 tokens
+    attention_global_tokens: int = 1  # bigbird: so many first tokens see all, and all see them
+    attention_seed: int = 0  # of the random blocks
     # The folder of `tokenizers_store/` that this checkpoint was trained with; None: the tokenizer lies beside the weights.
     tokenizer_name: str | None = None
 
@@ -45,6 +61,35 @@ class CustomBertConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+
+    def validate_attention_pattern(self) -> None:
+        names = self.attention_pattern if isinstance(self.attention_pattern, list) else [self.attention_pattern]
+        for name in names:
+            if name not in ATTENTION_PATTERNS:
+                near = difflib.get_close_matches(name, ATTENTION_PATTERNS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(ATTENTION_PATTERNS)}"
+                raise ValueError(f"there is no attention_pattern {name!r}{hint}")
+        if len(names) != self.num_hidden_layers and isinstance(self.attention_pattern, list):
+            raise ValueError(f"attention_pattern names {len(names)} layers, but num_hidden_layers is {self.num_hidden_layers}")
+
+    def validate_attention_sizes(self) -> None:
+        for name in ("attention_window", "attention_stride", "attention_random_blocks", "attention_global_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is less than 1")
+        if self.attention_seed < 0:
+            raise ValueError(f"attention_seed {self.attention_seed} is less than 0")
+
+    def layer_pattern(self, layer: int) -> dict[str, int] | None:
+        """What the attention backend "sparse" is told in this layer; None: every token sees every token.
+
+        >>> CustomBertConfig(attention_pattern="window").layer_pattern(0)
+        {'window': 128}
+        """
+        name = self.attention_pattern if isinstance(self.attention_pattern, str) else self.attention_pattern[layer]
+        fields = {part: getattr(self, f"attention_{part}") for part in ATTENTION_PATTERNS[name]}
+        if "random_blocks" in fields:  # other blocks in every layer
+            fields["seed"] = self.attention_seed + layer
+        return fields or None
 
 
 # What transformers passes beside the declared fields: its own bookkeeping, and names that map to a field.

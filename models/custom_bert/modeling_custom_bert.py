@@ -5,9 +5,13 @@ Shapes: `B` batch, `L` length, `T` packed tokens, `D` width, `N` heads, `H` head
 A batch comes in one of two forms. Padded: `input_ids_BL` and `attention_mask_BL`. Packed: `input_ids` of shape (1, T), the
 texts one after another, with int32 `cu_seq_lens_q/k` of shape (S + 1), int `max_length_q/k` and `position_ids` that restart at
 each text; no padding is computed, and pooled outputs have S rows.
+
+A layer for which the configuration names an attention pattern calls the backend "sparse" whatever `config._attn_implementation`
+says, which is then the full layers' alone; the backend makes masks of its own.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +32,7 @@ from .configuration_custom_bert import CustomBertConfig
 
 # Backends that take fewer queries than keys, as `pooled_only` needs.
 FIRST_TOKEN_ATTENTION = ("eager", "sdpa", "packed")
+SPARSE_ATTENTION = "sparse"
 
 
 def eager_attention_forward(
@@ -81,11 +86,12 @@ class CustomBertEmbeddings(nn.Module):
 
 
 class CustomBertSelfAttention(nn.Module):
-    """Scaled dot-product attention by whichever backend `config._attn_implementation` names."""
+    """Scaled dot-product attention by whichever backend `config._attn_implementation` names, or by a pattern."""
 
-    def __init__(self, config: CustomBertConfig) -> None:
+    def __init__(self, config: CustomBertConfig, layer: int) -> None:
         super().__init__()
         self.config = config
+        self.pattern = config.layer_pattern(layer)
         self.head_size = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_size**-0.5
         self.is_causal = False
@@ -111,14 +117,21 @@ class CustomBertSelfAttention(nn.Module):
         else:
             projected = self.query(query_hidden_BQD), self.key(hidden_BLD), self.value(hidden_BLD)
         query_BNQH, key_BNLH, value_BNLH = (states.unflatten(-1, heads).transpose(1, 2) for states in projected)
-        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
         dropout = self.dropout_prob if self.training else 0.0
-        context_BQNH, probabilities = attend(
+        context_BQNH, probabilities = self._backend()(
             self, query_BNQH, key_BNLH, value_BNLH, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return context_BQNH.reshape(query_hidden_BQD.shape), probabilities
+
+    def _backend(self) -> Callable[..., Any]:
+        if self.pattern is None:
+            return ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        if SPARSE_ATTENTION not in ALL_ATTENTION_FUNCTIONS:
+            raise ValueError(
+                f'attention_pattern {self.config.attention_pattern!r} needs the attention backend "{SPARSE_ATTENTION}", which '
+                "models.register_architectures() makes known"
+            )
+        return partial(ALL_ATTENTION_FUNCTIONS[SPARSE_ATTENTION], pattern=self.pattern)
 
     def fuse_projections(self) -> None:
         """One matrix product for query, key and value, for inference: the three layers are gone afterwards."""
@@ -145,9 +158,9 @@ class CustomBertSelfOutput(nn.Module):
 class CustomBertAttention(nn.Module):
     """Self-attention and its output projection."""
 
-    def __init__(self, config: CustomBertConfig) -> None:
+    def __init__(self, config: CustomBertConfig, layer: int) -> None:
         super().__init__()
-        self.self = CustomBertSelfAttention(config)
+        self.self = CustomBertSelfAttention(config, layer)
         self.output = CustomBertSelfOutput(config)
 
     def forward(
@@ -189,9 +202,9 @@ class CustomBertOutput(nn.Module):
 class CustomBertLayer(GradientCheckpointingLayer):
     """Attention, then feed-forward; with `query_hidden_BQD`, for those tokens only: (B, Q, D)."""
 
-    def __init__(self, config: CustomBertConfig) -> None:
+    def __init__(self, config: CustomBertConfig, layer: int) -> None:
         super().__init__()
-        self.attention = CustomBertAttention(config)
+        self.attention = CustomBertAttention(config, layer)
         self.intermediate = CustomBertIntermediate(config)
         self.output = CustomBertOutput(config)
 
@@ -212,7 +225,7 @@ class CustomBertEncoder(nn.Module):
 
     def __init__(self, config: CustomBertConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList([CustomBertLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layer = nn.ModuleList([CustomBertLayer(config, layer) for layer in range(config.num_hidden_layers)])
 
     def forward(
         self,
@@ -325,7 +338,10 @@ class CustomBertModel(CustomBertPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         self._check_length(input_ids if input_ids is not None else inputs_embeds, position_ids)
         embeddings_BLD = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        attention_mask = self._make_mask(embeddings_BLD, attention_mask, position_ids, **kwargs)
+        patterns = [self.config.layer_pattern(layer) for layer in range(self.config.num_hidden_layers)]
+        if any(patterns):
+            kwargs["padding_mask"] = attention_mask
+        attention_mask = None if all(patterns) else self._make_mask(embeddings_BLD, attention_mask, position_ids, **kwargs)
         pooled_only = pooled_only and self.config._attn_implementation in FIRST_TOKEN_ATTENTION
         encoded = self.encoder(embeddings_BLD, attention_mask, first_tokens_only=pooled_only, position_ids=position_ids, **kwargs)
         hidden_BLD = encoded.last_hidden_state

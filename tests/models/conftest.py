@@ -26,13 +26,24 @@ class Architecture:
 
     config: PreTrainedConfig
     packed_backends: tuple[str, ...]
+    variant: str = ""
 
+    @property
+    def name(self) -> str:
+        return self.config.model_type + self.variant
+
+
+BERT = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, **TINY}
 
 # A new architecture adds one row.
 ARCHITECTURES = (
+    Architecture(CustomBertConfig(num_hidden_layers=2, **BERT), packed_backends=("eager", "sdpa", "packed")),
     Architecture(
-        CustomBertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, **TINY),
+        CustomBertConfig(
+            num_hidden_layers=3, attention_pattern=["window", "full", "strided"], attention_window=2, attention_stride=3, **BERT
+        ),
         packed_backends=("eager", "sdpa", "packed"),
+        variant="-sparse",
     ),
     Architecture(SentimentLstmConfig(embedding_size=24, hidden_size=16, **TINY), packed_backends=("eager",)),
 )
@@ -45,20 +56,20 @@ def architectures() -> Sequence[Architecture]:
     return ARCHITECTURES
 
 
-@pytest.fixture(params=ARCHITECTURES, ids=lambda architecture: architecture.config.model_type)
+@pytest.fixture(params=ARCHITECTURES, ids=lambda architecture: architecture.name)
 def config(request: pytest.FixtureRequest) -> PreTrainedConfig:
     """Each architecture's tiny configuration; a copy, free to change."""
     return copy.deepcopy(request.param.config)
 
 
 @pytest.fixture(
-    params=[(architecture.config, backend) for architecture in ARCHITECTURES for backend in architecture.packed_backends],
-    ids=lambda pair: f"{pair[0].model_type}-{pair[1]}",
+    params=[(architecture, backend) for architecture in ARCHITECTURES for backend in architecture.packed_backends],
+    ids=lambda pair: f"{pair[0].name}-{pair[1]}",
 )
 def packed_model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """Each architecture's classifier with each attention backend that takes packed input."""
-    config, backend = request.param
-    return build(copy.deepcopy(config), attn_implementation=backend)
+    architecture, backend = request.param
+    return build(copy.deepcopy(architecture.config), attn_implementation=backend)
 
 
 @pytest.fixture

@@ -96,6 +96,29 @@ def test_an_encoder_of_transformers_own_is_packed(stock_folder: Path, attention:
     np.testing.assert_allclose(engine.logits(texts), expected.numpy(), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("pattern", ["window", "strided", "random", "bigbird"])
+def test_a_sparse_checkpoint_of_8192_tokens_is_packed(tmp_path: Path, training_texts: tuple[str, ...], pattern: str) -> None:
+    tokenizer = train_tokenizer(training_texts, kind="bpe", vocab_size=500, max_length=8192, show_progress=False)
+    config = CustomBertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=8192, initializer_range=0.2, num_labels=3, attention_pattern=pattern, attention_window=6,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    CustomBertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    settings = Settings(models=(f"sparse={tmp_path}",), device="cpu")
+    (served,) = load_catalog(settings)
+    engine = Engine(served, device="cpu", settings=settings)
+    assert (served.max_length, engine.details["batching"]) == (8192, "packed")
+    engine.warm_up()
+    texts = [*TEXTS, text_of(200), text_of(8192), text_of(64)]
+    alone = np.concatenate([engine.logits([text]) for text in texts])
+    np.testing.assert_allclose(engine.logits(texts), alone, atol=TOLERANCE, rtol=0)
+    padded = Engine(served, device="cpu", settings=settings.model_copy(update={"attn_implementation": "sdpa"}))
+    np.testing.assert_allclose(padded.logits(texts[:-2]), alone[:-2], atol=TOLERANCE, rtol=0)
+    assert np.abs(alone - alone[0]).max() > 100 * TOLERANCE
+
+
 def test_a_model_without_token_types_takes_pairs(build: BuildEngine) -> None:
     engine = build("keyword")
     assert not engine.takes_types
