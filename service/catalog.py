@@ -1,6 +1,7 @@
 """The served models as the HTTP processes know them: names, labels, limits. No weights are read here."""
 
 import importlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,18 @@ from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
 from models import register_architectures
 from models.int8 import RANGES_FILE, RangesError, load_ranges
+from service.hub import HubError, fetch, names_repository
 from service.settings import Settings
 
+log = logging.getLogger("valence.catalog")
 DEFAULT_MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
 class ServedModel:
     """One name that clients may ask for. `max_length` is in tokens, special ones included: the least of what model and tokenizer
-    were made for (RoBERTa's 514 positions take 512 tokens)."""
+    were made for (RoBERTa's 514 positions take 512 tokens). `source`: repository and commit, `org/repo@<40 digits>`, of one that
+    came from a hub."""
 
     name: str
     path: Path
@@ -28,6 +32,7 @@ class ServedModel:
     labels: tuple[str, ...]
     problem_type: str | None
     max_length: int
+    source: str | None = None
 
 
 class CatalogError(ValueError):
@@ -71,7 +76,7 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
     name, separator, folder = entry.partition("=")
     if not separator or not name or "/" in name:
         raise CatalogError(f"--models {entry!r}: write name=folder, the name without a slash")
-    path = Path(folder).expanduser().resolve()
+    path, source = _find(folder, settings)
     if not (path / "config.json").is_file():
         raise CatalogError(f"{path / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
     if not any(file.name != RANGES_FILE for file in path.glob("*.safetensors")):
@@ -90,7 +95,20 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
         labels=tuple(config.id2label[index] for index in range(config.num_labels)),
         problem_type=config.problem_type,
         max_length=min(getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH, tokenizer.model_max_length),
+        source=source,
     )
+
+
+def _find(folder: str, settings: Settings) -> tuple[Path, str | None]:
+    """The checkpoint's folder, and its repository and commit where it comes from a hub."""
+    if not names_repository(folder):
+        return Path(folder).expanduser().resolve(), None
+    try:
+        snapshot = fetch(folder, with_code=settings.trust_remote_code)
+    except HubError as error:
+        raise CatalogError(str(error)) from error
+    log.info("%s: revision %s is commit %s", snapshot.repo, snapshot.revision, snapshot.commit)
+    return snapshot.path, f"{snapshot.repo}@{snapshot.commit}"
 
 
 def _check_ranges(path: Path) -> None:
@@ -104,6 +122,11 @@ def _config(path: Path, settings: Settings) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     except (ValueError, OSError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise CatalogError(
+                f"{path / 'config.json'}: an architecture that is not registered, with code of its own; read it, then give "
+                "--trust-remote-code, or register the architecture by --import-modules"
+            ) from error
         raise CatalogError(f"{path / 'config.json'}: {_reason(error)}") from error
 
 

@@ -159,6 +159,7 @@ class Edge:
             {
                 "name": model.name,
                 "architecture": model.architecture,
+                "source": model.source,
                 "id2label": dict(enumerate(model.labels)),
                 "problem_type": model.problem_type,
                 "max_length": model.max_length,
