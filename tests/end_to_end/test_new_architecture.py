@@ -46,6 +46,7 @@ def test_a_new_architecture_is_clean(copy: Path, command: tuple[str, ...]) -> No
 TRAIN = """
 import sys
 from pathlib import Path
+from models import register_architectures
 from models.training.__main__ import parser, train
 from models.training.data import Example, Splits
 from models.training.recipes import RECIPES
@@ -54,6 +55,7 @@ words = {0: "terrible boring awful", 1: "train table monday", 2: "wonderful funn
 texts = [Example(f"{a} {b} {n}", label, "made") for label, each in words.items() for a in each.split() for b in each.split()
          for n in range(20)]
 name = sys.argv[1]
+register_architectures()
 options = parser().parse_args([name, "--cpu", "--max-steps", "2"])
 train(RECIPES[name], Splits(texts, texts[::9], texts[::9]), options)
 """
