@@ -20,6 +20,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -44,16 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--repo {options.repo}: write organisation/name")
         if options.dry_run is None and get_token() is None:
             raise ValueError("no token: set HF_TOKEN, or log in with `hf auth login`")
+        if options.dry_run is not None and options.dry_run.exists() and any(options.dry_run.iterdir()):
+            raise ValueError(f"--dry-run {options.dry_run}: the folder is not empty")
         register_architectures()
         for module in options.import_module:
             importlib.import_module(module)
         with tempfile.TemporaryDirectory() as temporary:
-            folder = options.dry_run or Path(temporary)
+            folder = Path(temporary)
             write_folder(options.checkpoint, folder, repo=options.repo, tokenizer=options.tokenizer)
             print("\n".join(f"{path.stat().st_size:>12,}  {path.name}" for path in sorted(folder.iterdir())))
             if options.dry_run is None:
                 print(push(folder, repo=options.repo, branch=options.revision, private=options.private))
-    except (ValueError, OSError, ImportError, HTTPError) as error:
+            else:
+                shutil.copytree(folder, options.dry_run, dirs_exist_ok=True)
+    except (ValueError, OSError, ImportError, HTTPError, SafetensorError) as error:
         print(f"models.publish: {reason(error, repo=options.repo)}", file=sys.stderr)
         return 2
     return 0
@@ -81,9 +86,7 @@ def write_folder(checkpoint: Path, folder: Path, *, repo: str, tokenizer: Path |
     file is missing."""
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint / 'config.json'}: no such file; name a checkpoint folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty")
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, use_safetensors=True, trust_remote_code=False)
+    model = load(checkpoint)
     loaded = AutoTokenizer.from_pretrained(tokenizer or tokenizer_folder(checkpoint, model), trust_remote_code=False)
     if hasattr(model.config, "tokenizer_name"):
         model.config.tokenizer_name = None  # it lies beside the weights now
@@ -94,6 +97,19 @@ def write_folder(checkpoint: Path, folder: Path, *, repo: str, tokenizer: Path |
     card(checkpoint, repo=repo, code=any(folder.glob("*.py"))).save(folder / "README.md")
     if (checkpoint / RANGES_FILE).is_file() and fingerprint(folder) == fingerprint(checkpoint):
         shutil.copy(checkpoint / RANGES_FILE, folder)
+
+
+def load(checkpoint: Path) -> PreTrainedModel:
+    """ValueError where the weights are not all those of the architecture: transformers would draw the others at random."""
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise ValueError(
+            f"{checkpoint}: {len(wrong)} weights are missing or have another shape than config.json says: {wrong[0]}"
+        )
+    return model
 
 
 def tokenizer_folder(checkpoint: Path, model: PreTrainedModel) -> Path:

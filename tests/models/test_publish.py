@@ -1,6 +1,7 @@
 """The folder that would be pushed, and what is refused beforehand. What a hub does with it: tests/end_to_end/test_hub.py."""
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from models.custom_bert import CustomBertForSequenceClassification
@@ -100,10 +102,7 @@ class TestRefusal:
         (tmp_path / "leaning.py").write_text(STRANGER)
         monkeypatch.syspath_prepend(tmp_path)
         arguments = [str(checkpoints["tiny-bert"]), "--repo", "acme/mine", "--dry-run", str(tmp_path / "folder")]
-        leaning = tmp_path / "leaning"
-        leaning.mkdir()
-        for path in checkpoints["tiny-bert"].iterdir():
-            (leaning / path.name).write_bytes(path.read_bytes())
+        leaning = Path(shutil.copytree(checkpoints["tiny-bert"], tmp_path / "leaning"))
         (leaning / "config.json").write_text(json.dumps(config_of(leaning) | {"model_type": "leaning"}))
         try:
             assert main([str(leaning), *arguments[1:], "--import-module", "leaning"]) == 2
@@ -132,4 +131,24 @@ class TestRefusal:
     def test_a_folder_that_is_not_empty(self, checkpoints, tmp_path: Path, capsys):
         (tmp_path / "mine").touch()
         assert main([str(checkpoints["tiny-bert"]), "--repo", "acme/mine", "--dry-run", str(tmp_path)]) == 2
-        assert f"{tmp_path} is not empty" in capsys.readouterr().err
+        assert f"--dry-run {tmp_path}: the folder is not empty" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (
+                lambda weights: weights.pop("classifier.weight"),
+                "1 weights are missing or have another shape than config.json says",
+            ),
+            (lambda weights: weights.update({"classifier.bias": torch.zeros(7)}), "config.json says: classifier.bias"),
+        ],
+        ids=["missing", "shape"],
+    )
+    def test_weights_of_another_architecture(self, damage, message, checkpoints, tmp_path: Path, capsys):
+        broken = Path(shutil.copytree(checkpoints["tiny-bert"], tmp_path / "broken"))
+        weights = load_file(broken / "model.safetensors")
+        damage(weights)
+        save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+        assert main([str(broken), "--repo", "acme/mine", "--dry-run", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
