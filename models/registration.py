@@ -5,12 +5,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from models.attention.packed import register_packed_attention
 from models.attention.sparse import register_sparse_attention
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification, CustomBertModel
+from models.gated_conv import GatedConvConfig, GatedConvForSequenceClassification, GatedConvModel
 from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification, SentimentLstmModel
 
 # One row for each architecture folder: configuration, base model, classifier.
 ARCHITECTURES: tuple[tuple[type[PreTrainedConfig], type[PreTrainedModel], type[PreTrainedModel]], ...] = (
     (CustomBertConfig, CustomBertModel, CustomBertForSequenceClassification),
     (SentimentLstmConfig, SentimentLstmModel, SentimentLstmForSequenceClassification),
+    (GatedConvConfig, GatedConvModel, GatedConvForSequenceClassification),
 )
 
 

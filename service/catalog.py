@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +16,10 @@ from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
 from models import register_architectures
 from models.int8 import RANGES_FILE, RangesError, load_ranges
+from service.hub import HubError, fetch, names_repository
 from service.settings import Settings
 
+log = logging.getLogger("valence.catalog")
 DEFAULT_MAX_LENGTH = 512
 
 
@@ -24,7 +27,8 @@ DEFAULT_MAX_LENGTH = 512
 class ServedModel:
     """One name that clients may ask for. `max_length` is in tokens, special ones included: the least of what model and tokenizer
     were made for (RoBERTa's 514 positions take 512 tokens). `weights` tells two checkpoints apart by what their files hold,
-    `version` is the operator's word for it, `since` when it was read (ISO 8601)."""
+    `version` is the operator's word for it, `since` when it was read (ISO 8601). `source`: repository and commit,
+    `org/repo@<40 digits>`, of one that came from a hub."""
 
     name: str
     path: Path
@@ -36,6 +40,7 @@ class ServedModel:
     weights: str
     version: str | None
     since: str
+    source: str | None = None
 
 
 class CatalogError(ValueError):
@@ -79,10 +84,13 @@ def _served_model(entry: str, settings: Settings) -> ServedModel:
     name, separator, folder = entry.partition("=")
     if not separator or not name or "/" in name:
         raise CatalogError(f"--models {entry!r}: write name=folder, the name without a slash")
-    return served_model(name, Path(folder).expanduser().resolve(), settings)
+    path, source = _find(folder, settings)
+    return served_model(name, path, settings, source=source)
 
 
-def served_model(name: str, path: Path, settings: Settings, *, version: str | None = None) -> ServedModel:
+def served_model(
+    name: str, path: Path, settings: Settings, *, version: str | None = None, source: str | None = None
+) -> ServedModel:
     """The checkpoint of a folder under a name; CatalogError if it can't be served."""
     if not (path / "config.json").is_file():
         raise CatalogError(f"{path / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
@@ -104,7 +112,20 @@ def served_model(name: str, path: Path, settings: Settings, *, version: str | No
         weights=weights_digest(path),
         version=version,
         since=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=source,
     )
+
+
+def _find(folder: str, settings: Settings) -> tuple[Path, str | None]:
+    """The checkpoint's folder, and its repository and commit where it comes from a hub."""
+    if not names_repository(folder):
+        return Path(folder).expanduser().resolve(), None
+    try:
+        snapshot = fetch(folder, with_code=settings.trust_remote_code)
+    except HubError as error:
+        raise CatalogError(str(error)) from error
+    log.info("%s: revision %s is commit %s", snapshot.repo, snapshot.revision, snapshot.commit)
+    return snapshot.path, f"{snapshot.repo}@{snapshot.commit}"
 
 
 def weights_digest(path: Path) -> str:
@@ -153,6 +174,11 @@ def _config(path: Path, settings: Settings) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     except (ValueError, OSError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise CatalogError(
+                f"{path / 'config.json'}: an architecture that is not registered, with code of its own; read it, then give "
+                "--trust-remote-code, or register the architecture by --import-modules"
+            ) from error
         raise CatalogError(f"{path / 'config.json'}: {_reason(error)}") from error
 
 

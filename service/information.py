@@ -22,6 +22,7 @@ class ModelInformation(TypedDict):
     version: str | None
     weights: str
     since: str
+    source: str | None
     workers: list[dict[str, str]]
 
 
@@ -112,6 +113,7 @@ def _model(place: int, model: ServedModel, hellos: Sequence[Hello]) -> ModelInfo
         "version": model.version,
         "weights": model.weights,
         "since": model.since,
+        "source": model.source,
         "workers": [hello.details[place] for hello in hellos if place in hello.details],
     }
 

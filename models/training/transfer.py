@@ -59,3 +59,14 @@ def carry_over_embeddings(
     embeddings_VD = torch.stack(rows)
     embeddings_VD[new.pad_token_id] = 0
     return embeddings_VD
+
+
+def narrow_embeddings(embeddings_VD: torch.Tensor, width: int) -> torch.Tensor:
+    """(V, width): what is left of each row along the `width` directions in which the rows are longest, which of all such
+    projections keeps most of their inner products (Eckart & Young 1936). Raises ValueError where there are fewer directions."""
+    if width > embeddings_VD.shape[1]:
+        raise ValueError(f"embeddings {embeddings_VD.shape[1]} wide can't be carried over to {width}; make the model's no wider")
+    if width == embeddings_VD.shape[1]:
+        return embeddings_VD
+    _, directions_DD = torch.linalg.eigh(embeddings_VD.T @ embeddings_VD)  # the longest come last
+    return embeddings_VD @ directions_DD[:, -width:]

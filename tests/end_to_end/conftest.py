@@ -31,10 +31,17 @@ MODULES = "examples.keyword_pooling.architecture,failing_architecture"
 class Server:
     """A running service. `client` holds keep-alive connections to it."""
 
-    def __init__(self, models: Mapping[str, Path], *flags: str, log: Path, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Path],
+        *flags: str,
+        log: Path,
+        headers: Mapping[str, str] | None = None,
+        root: Path = ROOT,
+    ) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log = log
-        self.process = start(models, "--port", self.url.rpartition(":")[2], *flags, log=log)
+        self.process = start(models, "--port", self.url.rpartition(":")[2], *flags, log=log, root=root)
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
         self.client = httpx.Client(base_url=self.url, headers=headers, timeout=SAFETY_S, limits=limits, trust_env=False)
 
@@ -104,8 +111,8 @@ class Server:
             self.process.wait(SAFETY_S)
 
 
-def start(models: Mapping[str, Path], *flags: str, log: Path) -> subprocess.Popen[bytes]:
-    """`python -m service`, its output in `log`."""
+def start(models: Mapping[str, Path], *flags: str, log: Path, root: Path = ROOT) -> subprocess.Popen[bytes]:
+    """`python -m service` of the repository in `root`, its output in `log`."""
     served = ",".join(f"{name}={folder}" for name, folder in models.items())
     command = [
         sys.executable,
@@ -125,7 +132,7 @@ def start(models: Mapping[str, Path], *flags: str, log: Path) -> subprocess.Pope
     with log.open("wb") as output:
         return subprocess.Popen(
             [*command, "--workers-per-device", "1", "--threads", "1", "--drain-s", "0", *flags],
-            cwd=ROOT,
+            cwd=root,
             env=environment,
             stdout=output,
             stderr=output,
@@ -196,6 +203,26 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line("| fault | must be seen | seen | |\n|---|---|---|---|")
         for row in DRILLS:
             terminalreporter.write_line(f"| {' | '.join(row)} |")
+
+
+@pytest.fixture(scope="session", name="free_port")
+def free_port_fixture() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture(scope="module")
+def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts a server of models of one's own; flags as given. Whatever still runs is killed afterwards."""
+    running: list[Server] = []
+
+    def start_one(models: Mapping[str, Path], *flags: str, **options: Any) -> Server:
+        running.append(Server(models, *flags, log=tmp_path_factory.mktemp("server") / "log", **options))
+        running[-1].wait_until_ready()
+        return running[-1]
+
+    yield start_one
+    for one in running:
+        one.close()
 
 
 @pytest.fixture(scope="session")

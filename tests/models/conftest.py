@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from models import register_architectures
 from models.custom_bert import CustomBertConfig
+from models.gated_conv import GatedConvConfig
 from models.sentiment_lstm import SentimentLstmConfig
 
 register_architectures()
@@ -46,6 +47,7 @@ ARCHITECTURES = (
         variant="-sparse",
     ),
     Architecture(SentimentLstmConfig(embedding_size=24, hidden_size=16, **TINY), packed_backends=("eager",)),
+    Architecture(GatedConvConfig(embedding_size=24, hidden_size=16, **TINY), packed_backends=("eager",)),
 )
 
 Build = Callable[..., PreTrainedModel]

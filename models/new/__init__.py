@@ -1,0 +1,1 @@
+"""Starts an architecture: `python -m models.new NAME`."""
