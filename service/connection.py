@@ -18,7 +18,7 @@ HEAD_BYTES = 32_768
 # Time that a head may take, and that the rest of an answered request's body is read and dropped.
 HEAD_S = 10.0
 # Bytes of it that are dropped; where there are more the connection is closed, after a while: at once might take the answer along.
-DROPPED_BYTES = 65_536
+DROPPED_BYTES = 1_048_576
 LINGER_S = 1.0
 # Requests behind one that is not answered yet.
 MAX_PIPELINED = 1000

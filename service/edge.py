@@ -127,7 +127,7 @@ class Edge:
         admin = (method, route) in ADMIN_ROUTES
         allowed, handler = ("POST", self.admin.put) if admin and method == "POST" else self.routes[route]
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
-            raise errors.wrong_method(allowed)
+            raise errors.wrong_method(allowed, *(other for other, path in ADMIN_ROUTES if path == route))
         if admin or not self.access.opens(path):
             with self.access.granted(call.headers, admin=admin):
                 return await handler(call)

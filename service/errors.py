@@ -44,8 +44,9 @@ def not_found(what: str) -> ServiceError:
     return ServiceError(404, "not_found", what)
 
 
-def wrong_method(allowed: str) -> ServiceError:
-    return ServiceError(405, "method", f"this route takes {allowed}", allow="GET, HEAD" if allowed == "GET" else allowed)
+def wrong_method(*allowed: str) -> ServiceError:
+    every = [*dict.fromkeys(allowed), *(["HEAD"] if "GET" in allowed else [])]
+    return ServiceError(405, "method", f"this route takes {' or '.join(dict.fromkeys(allowed))}", allow=", ".join(every))
 
 
 def unsupported_encoding() -> ServiceError:

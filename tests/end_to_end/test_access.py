@@ -1,5 +1,6 @@
 """Keys from a file on a real server: who is let in, while the file changes, and how often. The tests of a server run in order."""
 
+import json
 import re
 import socket
 import threading
@@ -202,7 +203,8 @@ def test_a_bad_file_of_keys_stops_the_start_in_one_sentence(
         write(tmp_path / "keys", content)
     code, log = launch({"failing": models["failing"]}, "--api-keys-file", str(tmp_path / "keys"))
     assert code == 2
-    (sentence,) = log.strip().splitlines()
-    assert sentence.startswith(f"valence: --api-keys-file {tmp_path}/keys: ")
+    (line,) = log.strip().splitlines()
+    sentence = json.loads(line)["message"]
+    assert sentence.startswith(f"--api-keys-file {tmp_path}/keys: ")
     assert said in sentence
     assert not [secret for secret in SECRETS if secret in log]

@@ -92,12 +92,16 @@ def test_a_killed_worker_is_lost_and_found_in_one_line_each(logging_server: Any,
     ]
 
 
-def test_a_stop_is_two_lines_and_the_log_holds_nothing_that_a_client_sent(logging_server: Any) -> None:
+def test_a_stop_is_three_lines_and_the_log_holds_nothing_that_a_client_sent(logging_server: Any) -> None:
     before = len(logging_server.lines())
     logging_server.process.send_signal(signal.SIGTERM)
     logging_server.assert_stopped_cleanly()
     lines = logging_server.lines()
-    assert [line["message"] for line in lines[before:]] == ["stopping: requests in flight are answered first", "stopped"]
+    assert [line["message"] for line in lines[before:]] == [
+        "SIGTERM: not ready any more; requests are taken for another 0 s",
+        "stopping: requests in flight are answered first",
+        "stopped",
+    ]
     log = logging_server.log.read_text()
     assert not any(secret in log for secret in (*TEXTS, "poison", "s3cret"))
     assert {line["level"] for line in lines} <= {"info", "warning"}

@@ -212,8 +212,8 @@ def announce_more_than_memory(folder: Path) -> None:
     [
         (truncate, "broken/model.safetensors: "),
         (pickle, "broken: no *.safetensors file; pickled weights are not loaded"),
-        (take_weights_of_another, "broken: the weights lack"),
-        (widen, "broken: the weights hold bert"),
+        (take_weights_of_another, "these are weights of another architecture"),
+        (widen, "but config.json asks for"),
         (lambda folder: edit_config(folder, model_type="unheard_of"), "broken/config.json: "),
         (take_a_tokenizer_of_another, "this tokenizer belongs to another checkpoint"),
         (lose_the_scores, "the first forward gave a score that is not a number"),
