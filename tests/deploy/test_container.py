@@ -89,7 +89,7 @@ def test_sigterm_during_the_imports_of_process_1_stops_it_with_status_0(start_co
 
 def test_sigterm_before_the_first_worker_is_ready_stops_it_with_status_0(start_container: Callable[[], Any]) -> None:
     started = start_container()
-    started.wait_until(lambda: "serving tiny-bert" in started.log.read_text() and started.workers())
+    started.wait_until(lambda: "starting tiny-bert" in started.log.read_text() and started.workers())
     psutil.Process(started.pid).terminate()
     assert started.engine.wait(SAFETY_S) == 0, started.log.read_text()
     assert "stopped before the first worker was ready" in started.log.read_text()
