@@ -32,12 +32,15 @@ def http_processes(server: Any) -> list[psutil.Process]:
     """Those that hold the listening socket, but for the main process and LitServe's manager, the first that it forks."""
     port = int(server.url.rpartition(":")[2])
     children = sorted(psutil.Process(server.process.pid).children(), key=lambda child: child.create_time())
-    listening = [
-        child
-        for child in children
-        if any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in child.net_connections())
-    ]
+    listening = [child for child in children if listens(child, port)]
     return listening[1:]
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    try:
+        return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in process.net_connections())
+    except (psutil.NoSuchProcess, FileNotFoundError):  # it ended meanwhile
+        return False
 
 
 class Traffic:
