@@ -124,6 +124,7 @@ def test_a_call_past_its_deadline_is_timed_out_and_the_client_serves_on(client: 
 
 
 def test_a_wrong_key_is_told(busy: Any) -> None:
+    # pragma: allowlist nextline secret
     with Client(busy.url, api_key="wrong", timeout_s=SAFETY_S) as client, pytest.raises(Unauthorized) as caught:
         client.predict("good")
     assert caught.value.status == 401
@@ -132,6 +133,7 @@ def test_a_wrong_key_is_told(busy: Any) -> None:
 def test_an_overloaded_service_is_asked_again_until_it_answers(busy: Any) -> None:
     async def predict() -> list[list[LabelScore]]:
         retries = Retries(count=100, longest_s=1.0)
+        # pragma: allowlist nextline secret
         async with AsyncClient(busy.url, api_key="s3cret", timeout_s=SAFETY_S, retries=retries, texts_per_request=1) as client:
             return await client.predict(["slow", "slow again", "good"])
 

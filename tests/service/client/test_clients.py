@@ -197,6 +197,7 @@ def test_what_is_left_out_is_left_to_the_service(call: Call, service: Call) -> N
 
 def test_options_and_key_are_sent(call: Call, service: Call) -> None:
     running = service()
+    # pragma: allowlist nextline secret
     call(running.url, "predict", ["good"], client={"api_key": "s3cret"}, model="m", top_k=2, overflow="window", raw_scores=True)
     expected = {"inputs": ["good"], "model": "m", "parameters": {"top_k": 2}, "overflow": "window", "raw_scores": True}
     assert running.seen[0].body == expected
