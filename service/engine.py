@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.attention import enable_packing
 from models.int8 import RANGES_FILE, prepare_for_inference, quantize
 from service.catalog import CatalogError, ServedModel
+from service.compiling import CompiledForward
 from service.graphs import GraphedForward
 from service.packs import Pack, TextIds, pack, pad_rows, token_types
 from service.settings import Settings
@@ -78,6 +80,7 @@ class Engine:
         self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.pad_token_id = model.config.pad_token_id or 0
         self.overlaps = self.device.type == "cuda"
+        self.compiled = self._compile(settings) if settings.compile and self.packed else None
         self.graphs: GraphedForward | None = None
         if self.overlaps and attention == "packed" and settings.cuda_graphs and model.dtype in HALF_TYPES:
             self.graphs = self._capture(max_tokens=settings.batch_tokens(device), max_length=served.max_length)
@@ -86,6 +89,7 @@ class Engine:
             "dtype": self.dtype_name,
             "attention": attention,
             "batching": "packed" if self.packed else "padded",
+            "compiled": "no" if self.compiled is None else "yes",
             "cuda_graphs": "none" if self.graphs is None else f"{len(self.graphs.graphs)} sizes",
             "class": type(model).__name__,
         }
@@ -126,11 +130,14 @@ class Engine:
         return self._forward(batch) if rows is None else rows
 
     def _forward(self, batch: Pack) -> torch.Tensor:
+        return self._plain_forward(self.model, batch) if self.compiled is None else self.compiled(batch)
+
+    def _plain_forward(self, model: nn.Module, batch: Pack) -> torch.Tensor:
         inputs = {"input_ids": batch.ids, "position_ids": batch.positions}
         if batch.types is not None:
             inputs["token_type_ids"] = batch.types
         bounds = self._tensor(batch.bounds)
-        return self.model(
+        return model(
             **{name: self._tensor(row).unsqueeze(0) for name, row in inputs.items()},
             cu_seq_lens_q=bounds,
             cu_seq_lens_k=bounds,
@@ -150,6 +157,18 @@ class Engine:
         if types is not None:
             inputs["token_type_ids"] = pad_rows(types, value=0)
         return self.model(**{name: self._tensor(rows) for name, rows in inputs.items()}).logits
+
+    @torch.inference_mode()
+    def _compile(self, settings: Settings) -> CompiledForward | None:
+        """None, with the reason in the log, where the model can't be compiled or scores otherwise."""
+        compiled = CompiledForward(self.model, self._plain_forward)
+        threads = {settings.lone_thread_count(), settings.thread_count()} if self.device.type == "cpu" else ()
+        try:
+            compiled.check([pack(texts, with_types=self.takes_types) for texts in self._trial_batches()], threads=threads or (1,))
+        except (RuntimeError, ValueError) as error:
+            log.warning("not compiled: %s", (str(error).strip().splitlines() or [type(error).__name__])[0])
+            return None
+        return compiled
 
     @torch.inference_mode()
     def _capture(self, *, max_tokens: int, max_length: int) -> GraphedForward | None:

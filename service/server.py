@@ -23,6 +23,7 @@ from service.logs import configure_logging
 from service.roster import Roster, RosterFile
 from service.settings import Settings
 from service.supervisor import Supervisor
+from service.tuning import tuned
 from service.worker import WorkerApi, WorkerLoop, socket_path
 
 log = logging.getLogger("valence")
@@ -40,6 +41,7 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
     served, KeysError if the file of keys can't be used, RuntimeError if no worker could load them."""
     configure_logging(settings.log_level, settings.log_format)
     litserve.server.configure_logging = leave_logging_alone
+    settings = tuned(settings)
     server = build_server(settings, runtime_dir=runtime_dir)
     device = server.devices[0].split(":")[0]
     _allow_files(settings.max_connections + OTHER_FILES)

@@ -65,8 +65,16 @@ class Settings(BaseSettings):
     attn_implementation: Literal["auto", "packed", "sdpa", "eager"] = Field(
         default="auto", description="Attention; auto: packed where the architecture can, else sdpa."
     )
+    compile: bool = Field(
+        default=False,
+        description="Compile packed forwards at start with torch.compile; takes a minute more and a C++ compiler on the machine.",
+    )
     cuda_graphs: bool = Field(default=True, description="On CUDA, capture the packed forward in graphs at start and replay them.")
 
+    tuning_dir: Path | None = Field(
+        default=None,
+        description="Measure at the first start which token budget, workers and threads do most, and keep it in this folder.",
+    )
     max_batch_tokens: int = Field(default=0, ge=0, description="Tokens of one forward; 0: 16384 on CUDA, 2048 on CPU.")
     max_concurrent_requests: int = Field(default=512, ge=1, description="Requests in flight; more are answered 429.")
     max_client_batch_size: int = Field(

@@ -61,10 +61,9 @@ def packed_attention_forward(
             scale=scaling, window_size=(reach, reach),
         )  # fmt: skip
     else:
-        bounds = (cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist())
-        output_QNH = _by_equal_lengths(
-            query_QNH, key_TNH, value_TNH, bounds, window=sliding_window, scaling=scaling, dropout=dropout
-        )
+        compiling = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        attend = torch.ops.valence.packed_attention if compiling else _by_equal_lengths
+        output_QNH = attend(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, sliding_window, scaling, dropout)
     return output_QNH.unsqueeze(0), None
 
 
@@ -72,13 +71,13 @@ def _by_equal_lengths(
     query_QNH: torch.Tensor,
     key_TNH: torch.Tensor,
     value_TNH: torch.Tensor,
-    bounds: tuple[list[int], list[int]],
-    *,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: torch.Tensor,
     window: int | None,
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    query_bounds, key_bounds = bounds
+    query_bounds, key_bounds = cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist()
     outputs = []
     for first, end in equal_length_runs(query_bounds, key_bounds):
         texts = end - first
@@ -93,6 +92,20 @@ def _by_equal_lengths(
     if done < len(query_QNH):  # after the last text, and of empty ones: nothing reads them
         outputs.append(torch.zeros_like(query_QNH[done:]))
     return torch.cat(outputs)
+
+
+# One operator for torch.compile, which can't see through a loop over lengths.
+torch.library.define(
+    "valence::packed_attention",
+    "(Tensor query, Tensor key, Tensor value, Tensor cu_seq_lens_q, Tensor cu_seq_lens_k, int? window, float? scaling, "
+    "float dropout) -> Tensor",
+)
+torch.library.impl("valence::packed_attention", "CPU", _by_equal_lengths)
+
+
+@torch.library.register_fake("valence::packed_attention")
+def _(query_QNH: torch.Tensor, *others: object) -> torch.Tensor:
+    return torch.empty_like(query_QNH, memory_format=torch.contiguous_format)
 
 
 def band(length: int, window: int, *, device: torch.device) -> torch.Tensor | None:
