@@ -201,6 +201,8 @@ VALENCE = Contender(
         "--max-concurrent-requests",
         "{most_connections}",
     ),
+    grid=lambda _: [(), ("--compile", "true")],
+    gpu_grid=default_only,  # its figures must all be there within 8 minutes
     wire=Wire(ready_path="/ready"),
     open_loop=True,
 )

@@ -43,22 +43,20 @@ class _Observer:
 @torch.inference_mode()
 def observe_ranges(model: nn.Module, texts: Iterable[list[int]]) -> dict[str, torch.Tensor]:
     """Ranges (2, K) of every linear layer that int8 makes faster, by module name, over `texts` as token ids: the lowest and
-    the highest value of each input channel.
+    the highest value of each input channel. Narrow layers are left out.
 
-    Left out are narrow layers, and those that see one row a text rather than one a token: they are little work.
+    Those that see one row a text are in: reading their float32 weights took 8% of a lone text's forward.
     """
     observers = {
         name: _Observer(layer)
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and min(layer.in_features, layer.out_features) >= LEAST_CHANNELS
     }
-    tokens = 0
     for ids in texts:
-        tokens += len(ids)
         model(input_ids=torch.tensor([ids]))
     for observer in observers.values():
         observer.handle.remove()
-    return {name: observer.ranges_2K() for name, observer in observers.items() if observer.rows > tokens / 2}
+    return {name: observer.ranges_2K() for name, observer in observers.items() if observer.rows}
 
 
 def write_ranges(checkpoint: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
