@@ -21,6 +21,7 @@ from service.exchange import JSON, Answer, Call, ClientGone, Handler, Outcome, e
 from service.frames import Hello
 from service.inference_protocol import InferenceProtocol
 from service.information import information
+from service.lifetime import name_process
 from service.link import Link
 from service.request_log import log_request
 from service.scores import BY_PROBLEM_TYPE, labelled
@@ -197,6 +198,7 @@ class Edge:
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """From the start of this HTTP process, after it was forked, until it has answered its last request."""
+        name_process("valence-http")
         loop = asyncio.get_running_loop()
         self._tasks.add(loop.create_task(self.access.keep_fresh()))
         for link in self.links:

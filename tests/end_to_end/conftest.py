@@ -71,8 +71,16 @@ class Server:
         return worker
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that hold the models: the only ones that are spawned, the others are forked."""
-        return [child for child in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        """The processes that hold the models."""
+        return self.children("valence-worker")
+
+    def http_processes(self) -> list[psutil.Process]:
+        """Those that answer."""
+        return self.children("valence-http")
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """The processes of that name."""
+        return [child for child in psutil.Process(self.process.pid).children() if runs_as(child, name)]
 
     def wait_until_ready(self) -> None:
         """On fresh connections, so that each HTTP process is likely to be asked."""
@@ -155,6 +163,13 @@ def runs_in_group(process: psutil.Process, group: int) -> bool:
     try:
         return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
     except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def runs_as(process: psutil.Process, name: str) -> bool:
+    try:
+        return process.name() == name and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 

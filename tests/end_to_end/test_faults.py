@@ -28,21 +28,6 @@ def busy_server(start_server: Callable[..., Any]) -> Any:
     return start_server("--http-processes", "2", "--watchdog-s", "3")
 
 
-def http_processes(server: Any) -> list[psutil.Process]:
-    """Those that hold the listening socket, but for the main process and LitServe's manager, the first that it forks."""
-    port = int(server.url.rpartition(":")[2])
-    children = sorted(psutil.Process(server.process.pid).children(), key=lambda child: child.create_time())
-    listening = [child for child in children if listens(child, port)]
-    return listening[1:]
-
-
-def listens(process: psutil.Process, port: int) -> bool:
-    try:
-        return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in process.net_connections())
-    except (psutil.NoSuchProcess, FileNotFoundError):  # it ended meanwhile
-        return False
-
-
 class Traffic:
     """Threads that keep sending until the block ends; `statuses` counts what came back, by status or by the error's name."""
 
@@ -115,17 +100,17 @@ def test_a_stuck_worker_is_replaced(busy_server: Any, wait: Callable[..., None],
 
 @pytest.mark.fault("one HTTP process is killed", "the others serve on; it is replaced")
 def test_an_http_process_that_is_killed_is_replaced(busy_server: Any, wait: Callable[..., None], drill: Drill) -> None:
-    before = http_processes(busy_server)
+    before = busy_server.http_processes()
     assert len(before) == 2
     with Traffic(busy_server, threads=4, inputs="good") as traffic:
         time.sleep(0.3)
         before[0].kill()
-        wait(lambda: len(http_processes(busy_server)) == 2 and before[0] not in http_processes(busy_server), timeout_s=SAFETY_S)
+        wait(lambda: len(set(busy_server.http_processes()) - {before[0]}) == 2, timeout_s=SAFETY_S)
         time.sleep(0.5)
     broken = sum(count for status, count in traffic.statuses.items() if status != 200)
     assert traffic.statuses[200] > 20
     assert broken <= 4  # what the killed process held: a connection of each thread at most
-    assert before[1] in http_processes(busy_server)
+    assert before[1] in busy_server.http_processes()
     assert busy_server.metric("valence_requests_in_flight") == 0
     drill(f"{traffic.statuses[200]} requests answered meanwhile, {broken} lost with the process; 2 processes again")
 
