@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from service.tracing import Tracer
 
 log = logging.getLogger("valence.edge")
-# What every HTTP process sees alike; the first of them says it.
+# What every HTTP process sees alike; one of them says it.
 worker_log = logging.getLogger("valence.workers")
 # (method, route name) of what changes the service: it takes an admin key.
 ADMIN_ROUTES = frozenset({("POST", "/models"), ("DELETE", "/models/{name}")})

@@ -1,7 +1,6 @@
 """What the kernel is told of a process: its name, and to end it with its parent. Linux only; elsewhere nothing happens."""
 
 import ctypes
-import ctypes.util
 import signal
 import sys
 
@@ -23,4 +22,4 @@ def name_process(name: str) -> None:
 
 def _prctl(option: int, value: int | bytes) -> None:
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(ctypes.util.find_library("c")).prctl(option, value)
+        ctypes.CDLL(None).prctl(option, value)

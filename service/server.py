@@ -16,6 +16,7 @@ import torch
 
 from service import __version__, metrics
 from service.access import Access
+from service.announcement import OneSpeaks
 from service.catalog import CatalogError, load_catalog
 from service.connection import Connection
 from service.edge import Edge
@@ -101,8 +102,7 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
 
     def build_stack_behind_edge() -> Edge:
         """Not by `add_middleware`, which puts FastAPI's own layers in front: they took a quarter of the HTTP process's time."""
-        if getattr(server.app, "response_queue_id", 0):  # LitServe's number of this HTTP process: the first one speaks for all
-            logging.getLogger("valence.workers").setLevel(logging.ERROR)
+        logging.getLogger("valence.workers").addFilter(OneSpeaks(runtime_dir / "speaker"))
         return Edge(
             build_stack(),
             settings=settings,
