@@ -1,13 +1,29 @@
-"""What the log says once every worker is ready: what is served, on what, and within which limits."""
+"""What the log says of the workers, once for all HTTP processes: that each is ready, and then what is served, on what, and within
+which limits."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from service.catalog import ServedModel
 from service.frames import Hello
+from service.roster import locked
 from service.settings import Settings
 
 log = logging.getLogger("valence.workers")
+
+
+class OneSpeaks(logging.Filter):
+    """Lets the records of one process pass, for what all of them see alike: the first that has something to say, as long as it
+    lives, and then another."""
+
+    def __init__(self, lock: Path) -> None:
+        """To be made by each process of its own, after it was forked."""
+        super().__init__()
+        self._lock = lock.open("w")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return locked(self._lock.fileno())
 
 
 def log_ready(settings: Settings, catalog: Mapping[int, ServedModel], hellos: Sequence[Hello], *, http_processes: int) -> None:

@@ -21,6 +21,7 @@ from service.exchange import JSON, Answer, Call, ClientGone, Handler, Outcome, e
 from service.frames import Hello
 from service.inference_protocol import InferenceProtocol
 from service.information import information
+from service.lifetime import name_process
 from service.link import Link
 from service.request_log import log_request
 from service.scores import BY_PROBLEM_TYPE, labelled
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from service.tracing import Tracer
 
 log = logging.getLogger("valence.edge")
-# What every HTTP process sees alike; the first of them says it.
+# What every HTTP process sees alike; one of them says it.
 worker_log = logging.getLogger("valence.workers")
 # (method, route name) of what changes the service: it takes an admin key.
 ADMIN_ROUTES = frozenset({("POST", "/models"), ("DELETE", "/models/{name}")})
@@ -197,6 +198,7 @@ class Edge:
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """From the start of this HTTP process, after it was forked, until it has answered its last request."""
+        name_process("valence-http")
         loop = asyncio.get_running_loop()
         self._tasks.add(loop.create_task(self.access.keep_fresh()))
         for link in self.links:

@@ -6,7 +6,6 @@ which architecture it holds.
 """
 
 import ctypes
-import ctypes.util
 import inspect
 import logging
 from collections.abc import Sequence
@@ -71,7 +70,7 @@ class Engine:
             getattr(type(model), "_supports_packed", False) or enable_packing(model)
         )
         attention = _choose_attention(model, settings.attn_implementation, packed=self.packed)
-        if settings.model_roots:
+        if self.device.type == "cpu":
             own_weights(model)
         prepare_for_inference(model)
         if self.dtype_name == "int8" and not quantize(model, served.path):
@@ -238,7 +237,7 @@ def own_weights(model: PreTrainedModel) -> None:
 def keep_freed_memory() -> None:
     """Makes glibc keep what a forward frees for the next one. Given back to the system, it is cleared page by page when it is
     asked for again, which cost a sixth of a CPU forward. Without glibc, nothing happens."""
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             libc.mallopt(option, KEPT_BYTES)

@@ -5,7 +5,6 @@ A model is loaded in a thread. The batch loop goes on meanwhile; what the thread
 
 import asyncio
 import ctypes
-import ctypes.util
 import gc
 import logging
 import sys
@@ -136,7 +135,7 @@ def give_back_memory(dropped: Sequence[Dropped] = ()) -> None:
     """What dropped models held, to the system: freed memory is kept for the next forward otherwise (`keep_freed_memory`)."""
     if any(model() is not None for model in dropped):
         gc.collect()  # an architecture that holds itself in a circle; it stops every thread for up to 0.4 s
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
     if torch.cuda.is_available():

@@ -76,7 +76,7 @@ class RosterFile:
     def change(self) -> Iterator[None]:
         """The right to write, which one process has at a time; ServiceError 409 while another has it. It ends with its holder."""
         with self.path.with_suffix(".lock").open("w") as file:
-            if not _locked(file.fileno()):
+            if not locked(file.fileno()):
                 raise errors.conflict("another change of the models is under way; retry when it is done")
             yield
 
@@ -103,13 +103,13 @@ class Followers:
 def _generation(file: Path) -> float:
     """Infinite for a process that is gone."""
     with file.open("rb") as opened:
-        if file.name != str(os.getpid()) and _locked(opened.fileno()):
+        if file.name != str(os.getpid()) and locked(opened.fileno()):
             return float("inf")
         return int(opened.read() or -1)
 
 
-def _locked(descriptor: int) -> bool:
-    """Whether we hold the lock now; it ends when the file is closed."""
+def locked(descriptor: int) -> bool:
+    """Whether we hold the lock of an open file now; it ends when the file is closed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,13 +12,15 @@ from pathlib import Path
 from types import FrameType
 
 import litserve.server
+import torch
 
 from service import __version__, metrics
 from service.access import Access
+from service.announcement import OneSpeaks
 from service.catalog import CatalogError, load_catalog
 from service.connection import Connection
 from service.edge import Edge
-from service.lifetime import end_with_parent
+from service.lifetime import end_with_parent, name_process
 from service.logs import configure_logging
 from service.roster import Roster, RosterFile
 from service.settings import Settings
@@ -39,6 +41,7 @@ OTHER_FILES = 256
 def serve(settings: Settings, *, runtime_dir: Path) -> None:
     """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process. CatalogError if a model can't be
     served, KeysError if the file of keys can't be used, RuntimeError if no worker could load them."""
+    name_process("valence")
     configure_logging(settings.log_level, settings.log_format)
     litserve.server.configure_logging = leave_logging_alone
     settings = tuned(settings)
@@ -46,7 +49,7 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
     device = server.devices[0].split(":")[0]
     _allow_files(settings.max_connections + OTHER_FILES)
     gc.collect()
-    os.register_at_fork(after_in_child=end_with_parent)  # LitServe forks its HTTP processes and its manager
+    os.register_at_fork(after_in_child=end_with_parent)  # the HTTP processes, the CPU workers and LitServe's manager are forked
     gc.freeze()  # the HTTP processes are forked: what is alive now is never scanned by them (p99 24 -> 8 ms)
     log.info("starting %s on %s", ", ".join(settings.models), ", ".join(server.devices))
     try:
@@ -76,6 +79,7 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
 def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
     """The server, not yet running; no process is started and no weight read."""
     accelerator = settings.accelerator()
+    torch.set_num_threads(1)  # an operator's module may compute when it is imported, and OpenMP's threads don't survive a fork
     http_processes = settings.http_process_count(accelerator)
     access = Access(settings, http_processes=http_processes)
     if settings.dtype == "int8" and accelerator != "cpu":
@@ -100,8 +104,7 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
 
     def build_stack_behind_edge() -> Edge:
         """Not by `add_middleware`, which puts FastAPI's own layers in front: they took a quarter of the HTTP process's time."""
-        if getattr(server.app, "response_queue_id", 0):  # LitServe's number of this HTTP process: the first one speaks for all
-            logging.getLogger("valence.workers").setLevel(logging.ERROR)
+        logging.getLogger("valence.workers").addFilter(OneSpeaks(runtime_dir / "speaker"))
         return Edge(
             build_stack(),
             settings=settings,

@@ -1,4 +1,4 @@
-"""The worker process: LitServe spawns one per device, `WorkerApi.setup` loads the models, `WorkerLoop` computes for ever.
+"""The worker process: LitServe starts one per device, `WorkerApi.setup` loads the models, `WorkerLoop` computes for ever.
 
 Two threads share it. The I/O thread talks to the HTTP processes and fills the queue; the main thread takes a batch whenever
 the device is free. A worker that dies closes its connections, which is how the HTTP processes know.
@@ -28,7 +28,7 @@ from service.catalog import CatalogError, ServedModel, register_all, weights_dig
 from service.cores import Cores
 from service.engine import Engine, FloatArray, Launched
 from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, Load, Serving, encode
-from service.lifetime import end_with_parent
+from service.lifetime import end_with_parent, name_process
 from service.loading import LoadedModels, give_back_memory, load_engine
 from service.logs import configure_logging
 from service.roster import RosterFile
@@ -74,6 +74,8 @@ class WorkerApi(ls.LitAPI):
         """Loads every model of the roster onto `device` and lets each answer a real forward. CatalogError for one that can't be
         served; the reason is left for the main process."""
         end_with_parent()
+        name_process("valence-worker")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the main process's handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
         configure_logging(self.settings.log_level, self.settings.log_format)
         register_all(self.settings.import_modules)
@@ -99,7 +101,7 @@ class WorkerApi(ls.LitAPI):
 
 
 class WorkerLoop(LitLoop):
-    """LitServe's loop, replaced by the socket server and the batch loop. Pickled to the worker: it opens nothing before."""
+    """LitServe's loop, replaced by the socket server and the batch loop. Pickled to a worker on CUDA: it opens nothing before."""
 
     def __init__(self, runtime_dir: Path) -> None:
         super().__init__()

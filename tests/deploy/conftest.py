@@ -77,8 +77,8 @@ class Container:
         return [first, *first.children(recursive=True)]
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that hold the models: the only ones that are spawned."""
-        return [process for process in self.processes() if "spawn_main" in " ".join(process.cmdline())]
+        """The processes that hold the models."""
+        return [process for process in self.processes() if process.name() == "valence-worker"]
 
     def path(self, inside: str) -> Path:
         """A path of the container's, as its own mounts show it."""

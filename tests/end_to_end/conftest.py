@@ -1,6 +1,5 @@
 """Real servers: `python -m service` in a process group of its own, spoken to over HTTP."""
 
-import importlib
 import json
 import os
 import signal
@@ -14,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import failing_architecture
 import httpx
 import psutil
 import pytest
+import warm_start
 from prometheus_client.parser import text_string_to_metric_families
 
 HERE = Path(__file__).parent
@@ -25,6 +26,7 @@ READY_S = 180
 SAFETY_S = 60
 # What `make drills` prints: fault, what must be seen, what was, outcome.
 DRILLS: list[tuple[str, str, str, str]] = []
+Process = subprocess.Popen[bytes] | warm_start.WarmProcess
 MODULES = "examples.keyword_pooling.architecture,failing_architecture"
 
 
@@ -37,11 +39,11 @@ class Server:
         *flags: str,
         log: Path,
         headers: Mapping[str, str] | None = None,
-        root: Path = ROOT,
+        **options: Any,
     ) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log = log
-        self.process = start(models, "--port", self.url.rpartition(":")[2], *flags, log=log, root=root)
+        self.process = start(models, "--port", self.url.rpartition(":")[2], *flags, log=log, **options)
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
         self.client = httpx.Client(base_url=self.url, headers=headers, timeout=SAFETY_S, limits=limits, trust_env=False)
 
@@ -71,8 +73,21 @@ class Server:
         return worker
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that hold the models: the only ones that are spawned, the others are forked."""
-        return [child for child in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        """The processes that hold the models."""
+        return self.children("valence-worker")
+
+    def http_processes(self) -> list[psutil.Process]:
+        """Those that answer."""
+        return self.children("valence-http")
+
+    def links(self) -> list[int]:
+        """How many HTTP processes each worker is connected to: it holds an end for each, and one that listens."""
+        paths = [[end.laddr for end in worker.net_connections("unix")] for worker in self.workers()]
+        return [sum("/worker-" in path for path in held) - 1 for held in paths]
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """The processes of that name."""
+        return [child for child in psutil.Process(self.process.pid).children() if runs_as(child, name)]
 
     def wait_until_ready(self) -> None:
         """On fresh connections, so that each HTTP process is likely to be asked."""
@@ -111,27 +126,18 @@ class Server:
             self.process.wait(SAFETY_S)
 
 
-def start(models: Mapping[str, Path], *flags: str, log: Path, root: Path = ROOT) -> subprocess.Popen[bytes]:
-    """`python -m service` of the repository in `root`, its output in `log`."""
+def start(models: Mapping[str, Path], *flags: str, log: Path, root: Path = ROOT, cold: bool = False) -> Process:
+    """`python -m service` of the repository in `root`, its output in `log`; `cold`: by the command itself."""
     served = ",".join(f"{name}={folder}" for name, folder in models.items())
-    command = [
-        sys.executable,
-        "-m",
-        "service",
-        "--models",
-        served,
-        "--import-modules",
-        MODULES,
-        "--host",
-        "127.0.0.1",
-        "--device",
-        "cpu",
-    ]
+    arguments = ["--models", served, "--import-modules", MODULES, "--host", "127.0.0.1", "--device", "cpu"]
+    arguments += ["--workers-per-device", "1", "--threads", "1", "--drain-s", "0", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("VALENCE_", "PROMETHEUS_"))}
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [environment.get("PYTHONPATH")])])
+    if not cold and warm_start.can_start(environment):
+        return warm_start.WarmProcess("service", arguments, cwd=root, environment=environment, log=log)
     with log.open("wb") as output:
         return subprocess.Popen(
-            [*command, "--workers-per-device", "1", "--threads", "1", "--drain-s", "0", *flags],
+            [sys.executable, "-m", "service", *arguments],
             cwd=root,
             env=environment,
             stdout=output,
@@ -155,6 +161,13 @@ def runs_in_group(process: psutil.Process, group: int) -> bool:
     try:
         return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
     except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def runs_as(process: psutil.Process, name: str) -> bool:
+    try:
+        return process.name() == name and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -235,13 +248,8 @@ def models(
     checkpoints: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory, training_texts: tuple[str, ...]
 ) -> Mapping[str, Path]:
     """The tiny checkpoints, and `failing`."""
-    sys.path.insert(0, str(HERE))
-    try:
-        architecture = importlib.import_module("failing_architecture")
-    finally:
-        sys.path.remove(str(HERE))
     folder = tmp_path_factory.mktemp("failing")
-    architecture.make_checkpoint(folder, training_texts)
+    failing_architecture.make_checkpoint(folder, training_texts)
     return {**checkpoints, "failing": folder}
 
 
@@ -249,7 +257,7 @@ def models(
 def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Every model, two HTTP processes, small limits. It must stop cleanly at the end of the run."""
     flags = ("--http-processes", "2", "--payload-limit", "100000", "--max-client-batch-size", "64")
-    running = Server(models, *flags, log=tmp_path_factory.mktemp("server") / "log")
+    running = Server(models, *flags, log=tmp_path_factory.mktemp("server") / "log", cold=True)
     try:
         running.wait_until_ready()
         yield running

@@ -4,6 +4,7 @@ Importing this module registers it. It declares no `_supports_packed`, so the se
 """
 
 import ctypes
+import os
 import time
 from pathlib import Path
 
@@ -23,7 +24,8 @@ NAP_S = 0.05
 class FailingConfig(PreTrainedConfig):
     """Token ids of the words: "poison" makes the forward raise ValueError, "slow" makes it take `slow_s` seconds, "nap" `NAP_S`,
     "hungry" makes it run out of memory unless its text stands alone, "stuck" makes it never end, "frozen" neither end nor give
-    Python's lock back. `huge`: it always asks for more memory than there is."""
+    Python's lock back. `huge`: it always asks for more memory than there is. `gate`: a folder; no forward goes on while
+    it holds a file "closed", and a process that waits there leaves a file named by its number."""
 
     model_type = "failing"
 
@@ -39,6 +41,7 @@ class FailingConfig(PreTrainedConfig):
     nap: int = -1
     slow_s: float = 1.5
     huge: bool = False
+    gate: str = ""
 
 
 class FailingForSequenceClassification(PreTrainedModel):
@@ -55,6 +58,8 @@ class FailingForSequenceClassification(PreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: object) -> SequenceClassifierOutput:
         """Logits (B, labels) of ids (B, L)."""
+        if self.config.gate:
+            wait_at(Path(self.config.gate))
         held = [word for word in WORDS if bool((input_ids == getattr(self.config, word)).any())]
         if "poison" in held:
             raise ValueError("a token that this model can't bear")
@@ -73,6 +78,12 @@ class FailingForSequenceClassification(PreTrainedModel):
         mask_BL1 = attention_mask.unsqueeze(-1)
         pooled_BD = (self.embeddings(input_ids) * mask_BL1).sum(1) / mask_BL1.sum(1)
         return SequenceClassifierOutput(logits=self.classifier(pooled_BD))
+
+
+def wait_at(gate: Path) -> None:
+    while (gate / "closed").exists():
+        (gate / str(os.getpid())).touch()
+        time.sleep(0.01)
 
 
 def make_checkpoint(folder: Path, texts: tuple[str, ...]) -> None:

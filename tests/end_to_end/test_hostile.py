@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
@@ -41,6 +41,19 @@ def neighbours_are_served(target: Any) -> Iterator[None]:
         yield
         stop.set()
         assert asked.result(SAFETY_S) == {200}
+
+
+UNFINISHED = {"nothing": b"", "a line": b"\r\n", "a verb": b"POST /pre", "a header": POST + b"x: "}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unfinished(target: Any) -> Iterator[Mapping[str, socket.socket]]:
+    """Connections whose heads never end, begun before anything else: they are given up after ten seconds."""
+    with contextlib.ExitStack() as stack:
+        begun = {name: stack.enter_context(connected(target)) for name in UNFINISHED}
+        for name, connection in begun.items():
+            connection.sendall(UNFINISHED[name])
+        yield begun
 
 
 @contextmanager
@@ -239,12 +252,10 @@ def test_endless_trailers_end_the_connection(target: Any) -> None:
             send_until_closed(connection, b"a" * 65_536)
 
 
-@pytest.mark.parametrize("sent", [b"", b"\r\n", b"POST /pre", POST + b"x: "], ids=["nothing", "a line", "a verb", "a header"])
-def test_a_head_that_never_ends_is_given_up(target: Any, sent: bytes) -> None:
-    with connected(target) as connection:
-        connection.sendall(sent)
-        status, _ = read_answer(connection)
-        assert status == (408 if sent else 0)
+@pytest.mark.parametrize("sent", list(UNFINISHED))
+def test_a_head_that_never_ends_is_given_up(unfinished: Mapping[str, socket.socket], sent: str) -> None:
+    status, _ = read_answer(unfinished[sent])
+    assert status == (408 if UNFINISHED[sent] else 0)
 
 
 def test_a_client_that_reads_nothing_holds_up_nobody(target: Any, wait: Callable[..., None]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -86,8 +85,7 @@ def test_a_model_is_added_on_every_process(served: Any, root: Path) -> None:
 
 def test_a_worker_that_dies_comes_back_with_the_added_model(served: Any, wait: Callable[..., None]) -> None:
     before = listed(served)
-    children = psutil.Process(served.process.pid).children()
-    next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
+    served.workers()[0].kill()
     wait(lambda: served.client.get("/ready").status_code == 503, timeout_s=SAFETY_S, alive=served)
     served.wait_until_ready()
     wait(lambda: listed(served) == before, timeout_s=SAFETY_S, alive=served)
@@ -303,10 +301,9 @@ def test_other_verbs_are_405(served: Any) -> None:
 
 def test_replacing_again_and_again_does_not_grow_a_worker(served: Any, root: Path, wait: Callable[..., None]) -> None:
     def workers_mib() -> float:
-        children = psutil.Process(served.process.pid).children()
-        found = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        assert len(found) == 2
-        return sum(child.memory_info().rss for child in found) / 2**20
+        workers = served.workers()
+        assert len(workers) == 2
+        return sum(worker.memory_info().rss for worker in workers) / 2**20
 
     def drops() -> int:
         return int(served.log.read_text().count("dropped the model of place"))

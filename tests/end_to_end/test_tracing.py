@@ -75,7 +75,10 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def traced(start_server: Callable[..., Any], collector: Collector) -> Any:
-    return start_server("--http-processes", "2", "--otlp-endpoint", collector.url)
+    """It exports every 0.1 s, where OpenTelemetry waits for 5."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        return start_server("--http-processes", "2", "--otlp-endpoint", collector.url)
 
 
 def test_a_request_is_a_span_with_three_below_it(traced: Any, collector: Collector, wait: Callable[..., None]) -> None:

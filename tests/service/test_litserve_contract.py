@@ -14,6 +14,7 @@ from litserve.loops.loops import inference_worker
 
 from service.server import build_server
 from service.settings import Settings
+from service.supervisor import Supervisor
 from service.worker import WorkerLoop
 
 
@@ -62,6 +63,20 @@ def test_http_processes_are_started_as_the_supervisor_starts_them_again() -> Non
     assert list(inspect.signature(ls.LitServer._start_server).parameters)[:3] == ["self", "port", "num_uvicorn_servers"]
     assert "uvicorn_workers = self._start_server(" in inspect.getsource(ls.LitServer.run)
     assert "return dict(enumerate(workers))" in inspect.getsource(ls.LitServer._start_server)
+
+
+def started_process(cls: type[ls.LitServer]) -> dict[str, str]:
+    """What the method that starts one worker hands to `Process`, as source, the device aside."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls.launch_single_inference_worker)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".Process")]
+    (call,) = calls
+    return {str(word.arg): ast.unparse(word.value).replace("'cpu'", "device") for word in call.keywords}
+
+
+def test_a_worker_is_forked_with_what_litserve_spawns_it_with() -> None:
+    assert started_process(Supervisor) == started_process(ls.LitServer)
+    assert list(inspect.signature(ls.LitServer.launch_inference_worker).parameters) == ["self", "lit_api"]
+    assert 'workers_setup_status[f"{endpoint}_{worker_id}"] = WorkerSetupStatus.STARTING' in inspect.getsource(ls.LitServer)
 
 
 def test_the_server_is_assembled_as_we_mean(server: ls.LitServer) -> None:

@@ -105,7 +105,7 @@ def test_a_file_that_is_written_over_changes_no_score_of_what_is_served(
 ) -> None:
     served = catalog["tiny-bert"]
     file, text = served.path / "model.safetensors", TextIds(np.arange(5, 20, dtype=np.int32))
-    engine = Engine(served, device="cpu", settings=settings_of(model_roots=(str(served.path.parent),)))
+    engine = Engine(served, device="cpu", settings=settings_of())
     before, whole = engine.logits([text]), file.read_bytes()
     try:
         with file.open("r+b") as opened:
