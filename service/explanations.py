@@ -49,8 +49,8 @@ class ExplainedToken(ListedToken):
 @with_config(STRICT)
 class Explanation(TypedDict):
     """`score` and `baseline_score` are raw scores of `label`: of the text, and of the text with every ordinary token blanked out.
-    The attributions and `completeness_error` add up to their difference. The error is at most `tolerance`, unless `steps` came to
-    the service's limit."""
+    The attributions and `completeness_error` add up to their difference. The error is at most `tolerance`, a hundredth of what
+    the tokens gave in all, unless `steps` came to the service's limit."""
 
     label: str
     score: float

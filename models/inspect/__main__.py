@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> Iterator[Section]:
         raise
     if options.pictures is not None:
         options.pictures.mkdir(parents=True, exist_ok=True)
-    texts, labels = TEXTS, None
+    texts: Sequence[str] = TEXTS
+    labels: Sequence[int] | None = None
     if options.batch is not None:
         texts, labels = read_batch(options.batch, subject.model.config.label2id)
     asked = Options(depth=options.depth, text=options.text, texts=texts, labels=labels, pictures=options.pictures)

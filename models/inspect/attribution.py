@@ -14,6 +14,7 @@ Shapes: `L` tokens, `E` embedding width, `P` points of a segment.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Points of one segment, fewer for a long text: its forward and backward are then about as long as a full batch's forward.
 MOST_POINTS, LEAST_POINTS, POINT_TOKENS = 8, 2, 1024
-# What may be missing from the sum: this part of the difference, and never less than this much of a logit.
+# What may be missing from the sum: this part of all that the tokens gave, signs apart, and never less than this much of a logit.
 TOLERANCE, LEAST_TOLERANCE = 0.01, 0.001
 
 
@@ -78,14 +79,16 @@ class Attribution:
             raise ValueError("a score of the text or of its baseline is not a number")
         self.target = int(logits[0].argmax()) if target is None else target
         self.score, self.baseline_score = logits[:, self.target].tolist()
-        self.tolerance = max(TOLERANCE * abs(self.score - self.baseline_score), LEAST_TOLERANCE)
 
     @property
     def done(self) -> bool:
-        """Nothing more to gain, or no step left."""
+        """Nothing more to gain, or no step left. Errors of segments may cancel in the sum, so they are held to the tolerance too,
+        by the root of the sum of their squares: where a maximum switches from token to token, their signs are chance."""
         if not self._segments:
             return torch.equal(self._start, self._end)
-        right = sum(abs(segment.error) for segment in self._segments) <= self.tolerance
+        found = self.result()
+        spread = math.hypot(*(segment.error for segment in self._segments))
+        right = max(spread, abs(found.completeness_error)) <= found.tolerance
         return right or self.steps + 2 * self.points > self.max_steps
 
     def advance(self) -> None:
@@ -109,7 +112,7 @@ class Attribution:
             by_token=by_token.tolist(),
             steps=self.steps,
             completeness_error=difference - float(by_token.sum()),
-            tolerance=self.tolerance,
+            tolerance=max(TOLERANCE * float(by_token.abs().sum()), LEAST_TOLERANCE),
         )
 
     def _segment(self, start: float, end: float) -> _Segment:

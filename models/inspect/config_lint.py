@@ -120,9 +120,10 @@ def watch(watched: PreTrainedConfig) -> set[str]:
 
     def getattribute(self: PreTrainedConfig, name: str) -> Any:
         read.add(name)
-        return kind.__getattribute__(self, name)
+        return super(watching, self).__getattribute__(name)
 
-    watched.__class__ = type(kind.__name__, (kind,), {"__getattribute__": getattribute, "__module__": kind.__module__})
+    watching: Any = type(kind.__name__, (kind,), {"__getattribute__": getattribute, "__module__": kind.__module__})
+    watched.__class__ = watching
     read.clear()
     return read
 

@@ -80,8 +80,8 @@ def load_subject(folder: Path, *, tokenizer: Path | None = None) -> Subject:
     if wrong:
         raise ValueError(f"{folder}: {len(wrong)} weights are missing or have another shape than config.json says: {wrong[0]}")
     name = getattr(config, "tokenizer_name", None)
-    beside = (folder / "tokenizer.json").is_file() or name is None
-    loaded = AutoTokenizer.from_pretrained(tokenizer or (folder if beside else TOKENIZERS / name), trust_remote_code=False)
+    stored = folder if (folder / "tokenizer.json").is_file() or name is None else TOKENIZERS / name
+    loaded = AutoTokenizer.from_pretrained(tokenizer or stored, trust_remote_code=False)
     return Subject(folder, model.eval(), loaded)
 
 

@@ -72,7 +72,7 @@ def measure(subject: Subject, batch: dict[str, torch.Tensor], device: str, secon
     """Seconds of the fastest of the forwards; what else runs on the machine only adds."""
     model = subject.model.to(device)
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-    times = []
+    times: list[float] = []
     try:
         began_at = time.perf_counter()
         while len(times) < WARM_UP + 1 or time.perf_counter() - began_at < seconds:
