@@ -35,6 +35,7 @@ class TextQueue:
         self.tokens = 0
         self._queues: defaultdict[int, deque[QueuedText]] = defaultdict(deque)
         self._changed = threading.Condition()
+        self._woken = False
 
     def put(self, job: Job, *, reply_to: int) -> None:
         """Queues the texts of `job`."""
@@ -67,16 +68,23 @@ class TextQueue:
         if queue:
             self._on_dropped(model, len(queue))
 
-    def take(self) -> tuple[int, list[QueuedText]]:
-        """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all.
+    def wake(self) -> None:
+        """There is something else to do for whoever is in `take`, or comes there next."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+    def take(self) -> tuple[int, list[QueuedText]] | None:
+        """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all. None when woken.
 
         The batch is never empty, and holds at most `max_batch_tokens` tokens unless its only text is longer.
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: any(self._queues.values()))
+                self._changed.wait_for(lambda: self._woken or any(self._queues.values()))
+                woken, self._woken = self._woken, False
                 found = self._oldest()
-            if found:
+            if found or woken:
                 return found
 
     def take_at_once(self) -> tuple[int, list[QueuedText]] | None:

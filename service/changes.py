@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from models.inspect.attribution import blank_token
 from service import errors, metrics
 from service.catalog import CatalogError, ServedModel, load_tokenizer, served_model
 from service.errors import ServiceError
@@ -146,5 +147,6 @@ class Changes:
 
 def served(model: ServedModel) -> Served:
     """A model as a process serves it: with its tokenizer and its metrics."""
-    tokenizer = load_tokenizer(model.tokenizer_path).backend_tokenizer
-    return Served(model, TextEncoder(tokenizer, max_length=model.max_length), metrics.RequestMeter(model.name))
+    tokenizer = load_tokenizer(model.tokenizer_path)
+    encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=model.max_length)
+    return Served(model, encoder, blank_token(tokenizer), metrics.RequestMeter(model.name))

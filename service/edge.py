@@ -18,6 +18,7 @@ from service.changes import Changes
 from service.documentation import Documentation
 from service.errors import ServiceError
 from service.exchange import JSON, Answer, Call, ClientGone, Handler, Outcome, error_answer, json_answer, read_body
+from service.explanations import Explanations
 from service.frames import Hello
 from service.inference_protocol import InferenceProtocol
 from service.information import information
@@ -72,6 +73,7 @@ class Edge:
             "/": ("POST", self.predict),
             "/models/{name}/predict": ("POST", self.predict),
             "/tokenize": ("POST", TokenLists(self.scorer).tokenize),
+            "/explain": ("POST", Explanations(self.scorer, http_processes=http_processes).explain),
             "/health": ("GET", self.health),
             "/ready": ("GET", self.ready),
             "/info": ("GET", self.info),

@@ -65,7 +65,7 @@ class Engine:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.dtype_name = _dtype_name(settings.dtype, self.device)
-        model = _load(served, dtype=DTYPES[self.dtype_name], trust_remote_code=settings.trust_remote_code)
+        model = load_model(served, dtype=DTYPES[self.dtype_name], trust_remote_code=settings.trust_remote_code)
         self.packed = settings.attn_implementation in ("auto", "packed") and (
             getattr(type(model), "_supports_packed", False) or enable_packing(model)
         )
@@ -76,6 +76,7 @@ class Engine:
         if self.dtype_name == "int8" and not quantize(model, served.path):
             self.dtype_name = "float32"
         self.model = model.eval().to(self.device)
+        self.explained: PreTrainedModel | None = None  # `make_explainable` sets it, where the service explains
         self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.pad_token_id = model.config.pad_token_id or 0
         self.overlaps = self.device.type == "cuda"
@@ -203,7 +204,7 @@ def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:
     return [*groups, texts[start:]]
 
 
-def _load(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def load_model(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     """CatalogError where the weights can't be read, or are not those of the architecture: transformers would fill the gaps with
     random numbers and warn."""
     weights = next(path for path in sorted(served.path.glob("*.safetensors")) if path.name != RANGES_FILE)

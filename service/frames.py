@@ -14,6 +14,7 @@ import numpy.typing as npt
 LENGTH = struct.Struct("<I")
 ID_TYPE = np.dtype("<i4")
 LOGIT_TYPE = np.dtype("<f4")
+ATTRIBUTION_TYPE = np.dtype("<f8")
 
 
 class Job(msgspec.Struct, tag=0, array_like=True, gc=False):
@@ -53,6 +54,36 @@ class Hello(msgspec.Struct, tag=3, array_like=True, gc=False):
     details: dict[int, dict[str, str]]
 
 
+class Explain(msgspec.Struct, tag=4, array_like=True, gc=False):
+    """Explain one text: what each token gives to a label's logit, compared to `baseline_ids`. `target` None: the best label."""
+
+    id: int
+    model: int
+    deadline: float
+    sent_at: float
+    token_ids: bytes
+    baseline_ids: bytes
+    target: int | None = None
+
+
+class Explained(msgspec.Struct, tag=5, array_like=True, gc=False):
+    """What came of an `Explain`: see `models.inspect.attribution.Attributions`; `attributions` (tokens) float64. Nothing but the
+    times where it `failed` on the text, or explaining this architecture is not `possible`."""
+
+    id: int
+    target: int = 0
+    score: float = 0.0
+    baseline_score: float = 0.0
+    attributions: bytes = b""
+    steps: int = 0
+    completeness_error: float = 0.0
+    tolerance: float = 0.0
+    failed: bool = False
+    possible: bool = True
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+
+
 class Serving(msgspec.Struct, tag=10, array_like=True, gc=False):
     """An HTTP process's first message, and again when it changes: the places that it sends jobs to, or is about to. A worker
     keeps a model as long as any connection names its place."""
@@ -74,7 +105,7 @@ class Loaded(msgspec.Struct, tag=12, array_like=True, gc=False):
     failure: str = ""
 
 
-Message = Job | Cancel | Answer | Hello | Serving | Load | Loaded
+Message = Job | Cancel | Answer | Hello | Explain | Explained | Serving | Load | Loaded
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 

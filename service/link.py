@@ -17,7 +17,21 @@ from typing import cast
 import numpy as np
 
 from service import errors
-from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, Load, Loaded, Message, Serving, encode
+from service.frames import (
+    LOGIT_TYPE,
+    Answer,
+    Cancel,
+    Explain,
+    Explained,
+    FrameReader,
+    Hello,
+    Job,
+    Load,
+    Loaded,
+    Message,
+    Serving,
+    encode,
+)
 from service.tokenization import Tokens
 
 log = logging.getLogger("valence.link")
@@ -49,6 +63,13 @@ class Reply:
             self.future.set_result(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """An explanation that was asked for: done when the worker has answered."""
+
+    future: asyncio.Future[Explained]
+
+
 class Link(asyncio.Protocol):
     """Sends jobs to a worker and settles their futures."""
 
@@ -57,7 +78,7 @@ class Link(asyncio.Protocol):
         self.on_found = on_found
         self.on_lost = on_lost
         self.hello: Hello | None = None
-        self.pending: dict[int, Reply] = {}
+        self.pending: dict[int, Reply | Awaited] = {}
         self.serving: list[int] = []
         self._ids = itertools.count()
         self._loads: dict[int, asyncio.Future[None]] = {}
@@ -101,6 +122,16 @@ class Link(asyncio.Protocol):
         self._post(job)
         return job.id, future
 
+    def explain(
+        self, ids: bytes, baseline_ids: bytes, *, model: int, target: int | None, deadline: float
+    ) -> tuple[int, asyncio.Future[Explained]]:
+        """Asks what each token gave to a label's logit; ServiceError 503 if the worker dies."""
+        job = Explain(next(self._ids), model, deadline, time.monotonic(), ids, baseline_ids, target)
+        future: asyncio.Future[Explained] = asyncio.get_running_loop().create_future()
+        self.pending[job.id] = Awaited(future)
+        self._post(job)
+        return job.id, future
+
     def forget(self, job_id: int) -> None:
         """Nobody waits for the job any more: the worker need not compute it."""
         if self.pending.pop(job_id, None) is not None and self._transport is not None:
@@ -135,8 +166,12 @@ class Link(asyncio.Protocol):
         for message in self._reader.feed(data):
             if isinstance(message, Answer):
                 reply = self.pending.get(message.id)
-                if reply is not None:
+                if isinstance(reply, Reply):
                     reply.add(message)
+            elif isinstance(message, Explained):
+                awaited = self.pending.get(message.id)
+                if isinstance(awaited, Awaited) and not awaited.future.done():
+                    awaited.future.set_result(message)
             elif isinstance(message, Hello):
                 first, self.hello = self.hello is None, message
                 if first:

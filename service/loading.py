@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from service.batching import TextQueue
 from service.catalog import ServedModel, weights_digest
 from service.engine import Engine
+from service.explaining import make_explainable
 from service.frames import Load, Loaded
 from service.roster import MODEL, RosterFile
 from service.settings import Settings
@@ -38,6 +39,8 @@ def load_engine(model: ServedModel, *, device: str, settings: Settings) -> Engin
     started_at = time.monotonic()
     engine = Engine(model, device=device, settings=settings)
     engine.warm_up()
+    if settings.explain_steps:
+        make_explainable(engine, model, settings)
     log.info("loaded %s in %.1f s", model.name, time.monotonic() - started_at, extra=engine.details)
     return engine
 

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import TypedDict
 
-from service import __version__, admin, tensors, token_lists, wire
+from service import __version__, admin, explanations, tensors, token_lists, wire
 from service.admin import ModelRemoved, ModelState
 from service.inference_protocol import Live, ModelMetadata, ModelReady, Ready, ServerMetadata
 from service.information import Information
@@ -29,12 +29,14 @@ class Error(TypedDict):
 TAKEN: dict[str, TypeAdapter[Any]] = {
     "PredictBody": wire.BODY,
     "TokenizeBody": token_lists.BODY,
+    "ExplainBody": explanations.BODY,
     "InferBody": tensors.BODY,
     "ModelBody": admin.BODY,
 }
 GIVEN: dict[str, TypeAdapter[Any]] = {
     "Scores": wire.ANSWER,
     "TokenLists": token_lists.ANSWER,
+    "Explanation": explanations.ANSWER,
     "InferAnswer": tensors.ANSWER,
     "ModelStates": admin.STATES,
     **{
@@ -82,6 +84,18 @@ def scoring_paths() -> dict[str, Any]:
                 body="TokenizeBody",
                 example={"inputs": ["not good at all"], "add_special_tokens": False},
                 failures=TOKENIZING,
+            )
+        },
+        "/explain": {
+            "post": operation(
+                "explain",
+                summary="Explain one score by the tokens of its text.",
+                description="What each token gave to a label's raw score. Where the operator has not opened it, 404.",
+                answer="Explanation",
+                body="ExplainBody",
+                example={"inputs": "not good at all"},
+                failures=SCORING,
+                scores=True,
             )
         },
     }

@@ -4,9 +4,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
@@ -14,6 +16,7 @@ from service import errors, metrics
 from service.catalog import ServedModel
 from service.errors import ServiceError
 from service.exchange import Call, ClientGone
+from service.frames import Explained
 from service.link import Link, Reply
 from service.settings import Settings
 from service.tokenization import TextEncoder, Tokens
@@ -27,6 +30,10 @@ REFUSALS_S = 5.0
 WATCH_AFTER_S = 0.1
 # More text than this is tokenized in a thread, so that it does not hold up the event loop (2 ms at 0.4 us a character).
 INLINE_CHARACTERS = 5_000
+Encoded = TypeVar("Encoded")
+Answered = TypeVar("Answered", Reply, Explained)
+# A job's number on its link, and what it will be answered.
+Ticket = tuple[int, asyncio.Future[Answered]]
 
 
 @dataclass(slots=True)
@@ -53,10 +60,12 @@ class Scored:
 
 @dataclass(slots=True)
 class Served:
-    """A model as this process serves it. `in_flight`: requests that are on their way through it."""
+    """A model as this process serves it. `blank_id`: the token that stands for no word in an explanation's baseline.
+    `in_flight`: requests that are on their way through it."""
 
     model: ServedModel
     encoder: TextEncoder
+    blank_id: int
     meter: metrics.RequestMeter
     in_flight: int = 0
 
@@ -161,7 +170,7 @@ class Scorer:
         call.model, call.texts = served.model.name, len(job.texts)
         served.in_flight += 1
         try:
-            tokens = await self._tokenize(call, job, served)
+            tokens = await self.tokenized(call, served, partial(self._encode, job, served.encoder), texts=job.texts)
             call.tokens = sum(tokens.lengths)
             reply = await self._compute(call, job, tokens)
         finally:
@@ -171,26 +180,19 @@ class Scorer:
 
     def finished(self, call: Call, scored: Scored) -> list[tuple[bytes, bytes]]:
         """Observes a request that is about to be answered; the headers that say how it went."""
-        reply = scored.reply
-        total_s = time.perf_counter() - call.started_at
-        scored.meter.duration.observe(total_s)
-        return [
-            (b"x-model", scored.model.name.encode()),
-            (b"x-tokens", b"%d" % call.tokens),
-            (b"x-queue-time-ms", b"%.3f" % (1000 * reply.queue_s)),
-            (b"x-inference-time-ms", b"%.3f" % (1000 * reply.inference_s)),
-            (b"x-total-time-ms", b"%.3f" % (1000 * total_s)),
-        ]
+        scored.meter.duration.observe(time.perf_counter() - call.started_at)
+        return headers(call)
 
-    async def _tokenize(self, call: Call, job: Job, served: Served) -> Tokens:
+    async def tokenized(self, call: Call, served: Served, encode: Callable[[], Encoded], *, texts: Sequence[Text]) -> Encoded:
+        """What `encode` makes of the texts, in a thread where they are long."""
         call.tokenization_started_at = time.perf_counter()
-        if sum(len(text) + len(partner or "") for text, partner in job.texts) <= INLINE_CHARACTERS:
-            tokens = self._encode(job, served.encoder)
+        if sum(len(text) + len(partner or "") for text, partner in texts) <= INLINE_CHARACTERS:
+            encoded = encode()
         else:
-            tokens = await asyncio.to_thread(self._encode, job, served.encoder)
+            encoded = await asyncio.to_thread(encode)
         call.tokenized_at = time.perf_counter()
         served.meter.tokenization.observe(call.tokenized_at - call.tokenization_started_at)
-        return tokens
+        return encoded
 
     def _encode(self, job: Job, encoder: TextEncoder) -> Tokens:
         if job.window:
@@ -199,39 +201,62 @@ class Scorer:
         return encoder.encode(job.texts, truncate=truncate, from_left=job.truncate_left)
 
     async def _compute(self, call: Call, job: Job, tokens: Tokens) -> Reply:
-        """Hands the texts to the worker with the least to do and waits; 503, 504 or ClientGone if no answer comes."""
-        ready = [link for link in self.links if link.has(job.place)]
+        """The worker's answer; ServiceError or ClientGone where there is none."""
+
+        def ask(link: Link, deadline: float) -> Ticket[Reply]:
+            return link.submit(tokens, model=job.place, deadline=deadline)
+
+        reply = await self.answered(call, ask, place=job.place, timeout_s=job.timeout_s)
+        if reply.failed:
+            failed = min(reply.failed)
+            raise errors.backend(tokens.owners[failed] if tokens.owners else failed)
+        return reply
+
+    async def answered(
+        self, call: Call, ask: Callable[[Link, float], Ticket[Answered]], *, place: int, timeout_s: float
+    ) -> Answered:
+        """Asks the worker with the least to do, by its link and with a deadline, and waits; 503, 504 or ClientGone if no answer
+        comes."""
+        ready = [link for link in self.links if link.has(place)]
         if not ready:
             raise errors.unhealthy("no worker is ready yet; retry")
         link = min(ready, key=lambda link: len(link.pending))
-        deadline = call.arrived_at + job.timeout_s
+        deadline = call.arrived_at + timeout_s
         call.submitted_at = time.perf_counter()
-        job_id, future = link.submit(tokens, model=job.place, deadline=deadline)
+        job_id, future = ask(link, deadline)
         watch = asyncio.get_running_loop().call_later(
-            min(WATCH_AFTER_S, job.timeout_s), self._watch, call.receive, future, deadline, job.timeout_s
+            min(WATCH_AFTER_S, timeout_s), self._watch, call.receive, future, deadline, timeout_s
         )
         try:
-            reply = await future
+            answer = await future
         except (ServiceError, ClientGone, asyncio.CancelledError):
             link.forget(job_id)
             raise
         finally:
             watch.cancel()
         link.settle(job_id)
-        call.scored_at, call.queue_s, call.inference_s = time.perf_counter(), reply.queue_s, reply.inference_s
-        if reply.failed:
-            failed = min(reply.failed)
-            raise errors.backend(tokens.owners[failed] if tokens.owners else failed)
-        return reply
+        call.scored_at, call.queue_s, call.inference_s = time.perf_counter(), answer.queue_s, answer.inference_s
+        return answer
 
-    def _watch(self, receive: Receive, future: asyncio.Future[Reply], deadline: float, timeout_s: float) -> None:
+    def _watch(self, receive: Receive, future: asyncio.Future[Answered], deadline: float, timeout_s: float) -> None:
         task = asyncio.get_running_loop().create_task(watch_slow_request(receive, future, deadline, timeout_s))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         future.add_done_callback(lambda _: task.cancel())
 
 
-async def watch_slow_request(receive: Receive, future: asyncio.Future[Reply], deadline: float, timeout_s: float) -> None:
+def headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """How a request that a model has answered went."""
+    return [
+        (b"x-model", call.model.encode()),
+        (b"x-tokens", b"%d" % call.tokens),
+        (b"x-queue-time-ms", b"%.3f" % (1000 * call.queue_s)),
+        (b"x-inference-time-ms", b"%.3f" % (1000 * call.inference_s)),
+        (b"x-total-time-ms", b"%.3f" % (1000 * (time.perf_counter() - call.started_at))),
+    ]
+
+
+async def watch_slow_request(receive: Receive, future: asyncio.Future[Any], deadline: float, timeout_s: float) -> None:
     """Settles the future of a request whose client goes away or whose deadline passes."""
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):

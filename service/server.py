@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -86,6 +87,8 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
         raise CatalogError("--dtype int8 is for the CPU; on CUDA choose bfloat16, or --device cpu")
     if settings.otlp_endpoint is not None:
         _import_tracing()
+    if settings.explain_steps and find_spec("captum") is None:
+        raise CatalogError("--explain-steps needs the extra: pip install 'valence[explain]'")
     catalog = load_catalog(settings)
     metrics.describe(__version__, [(model.name, model.architecture) for model in catalog])
     roster = RosterFile(runtime_dir)

@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     )
     payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
     auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
+    explain_steps: int = Field(
+        default=0, ge=0, le=4096, description="Gradients that one `POST /explain` may compute; 0: the route is closed."
+    )
     request_timeout_s: float = Field(default=30.0, gt=0, description="Deadline of a request; past it, 504.")
     watchdog_s: float = Field(
         default=120.0, ge=0, description="A worker that is busy with one batch for so long is replaced; 0: never."

@@ -27,7 +27,9 @@ from service.batching import QueuedText, TextQueue
 from service.catalog import CatalogError, ServedModel, register_all, weights_digest
 from service.cores import Cores
 from service.engine import Engine, FloatArray, Launched
-from service.frames import LOGIT_TYPE, Answer, Cancel, FrameReader, Hello, Job, Load, Serving, encode
+from service.explaining import Explanations
+from service.faults import FAULTS_OF_TEXTS, cuda_answers, is_out_of_memory
+from service.frames import LOGIT_TYPE, Answer, Cancel, Explain, FrameReader, Hello, Job, Load, Message, Serving, encode
 from service.lifetime import end_with_parent, name_process
 from service.loading import LoadedModels, give_back_memory, load_engine
 from service.logs import configure_logging
@@ -39,13 +41,9 @@ if TYPE_CHECKING:
     from service.metrics import BatchMeter
 
 log = logging.getLogger("valence.worker")
-Send = Callable[[dict[int, list[Answer]]], None]
+Send = Callable[[Mapping[int, Sequence[Message]]], None]
 # Not where the queue changes: it may also shrink by a cancellation, and grows while a batch runs.
 OBSERVE_QUEUE_S = 1.0
-# What a model may raise on a text that it can't take, or that takes more memory than there is. Anything else ends the worker.
-FAULTS_OF_TEXTS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
-# How torch's allocator for the CPU says it, with nothing but a RuntimeError.
-CPU_OUT_OF_MEMORY = "can't allocate memory"
 # The token budget is not lowered beyond this.
 LEAST_BATCH_TOKENS = 64
 
@@ -122,10 +120,13 @@ class WorkerLoop(LitLoop):
         models = LoadedModels(
             lit_api.engines, queue=queue, meter=meter, device=device, settings=lit_api.settings, roster=lit_api.roster
         )
-        connections = Connections(queue, models=models, device=f"{device}/{worker_id}", observe=meter.queue_depths)
+        explanations = Explanations(lit_api.engines, max_steps=lit_api.settings.explain_steps)
+        connections = Connections(
+            queue, explanations=explanations, models=models, device=f"{device}/{worker_id}", observe=meter.queue_depths
+        )
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
-        batches = BatchLoop(lit_api.engines, queue, send=connections.send, meter=meter, cores=cores)
+        batches = BatchLoop(lit_api.engines, queue, explanations, send=connections.send, meter=meter, cores=cores)
         if lit_api.settings.watchdog_s:
             watch(lambda: batches.busy_since, limit_s=lit_api.settings.watchdog_s)
         try:
@@ -163,6 +164,7 @@ class BatchLoop:
         self,
         engines: Mapping[int, Engine],
         queue: TextQueue,
+        explanations: Explanations,
         *,
         send: Send,
         meter: "BatchMeter",
@@ -170,6 +172,7 @@ class BatchLoop:
     ) -> None:
         self.engines = engines
         self.queue = queue
+        self.explanations = explanations
         self._send = send
         self._meter = meter
         self._cores = cores
@@ -183,11 +186,12 @@ class BatchLoop:
             self.step()
 
     def step(self) -> None:
-        """Launches a batch, if one is to be had, and finishes the one before."""
+        """Launches a batch, if one is to be had, and finishes the one before. Where there is neither, or it is time, a step of an
+        explanation."""
         before = self._running
         taken = None
         if before is None:
-            taken = self.queue.take()
+            taken = self.queue.take_at_once() if self.explanations.pending else self.queue.take()
         elif self._is_worth_a_launch(before):
             taken = self.queue.take_at_once()
         self.busy_since = time.monotonic()
@@ -197,6 +201,8 @@ class BatchLoop:
         if self._running is not None and not self._running.engine.overlaps:
             self._finish(self._running)
             self._running = None
+        if self.explanations.due or (before is None and taken is None):
+            self._explain()
         if self._running is None:
             self.busy_since = None
 
@@ -227,6 +233,13 @@ class BatchLoop:
         self._meter.observe(
             running.model, batch, started_at=started_at, inference_s=now - started_at, failed=len(failed), padding=padding
         )
+
+    def _explain(self) -> None:
+        self.busy_since = time.monotonic()
+        with self._cores:
+            explained = self.explanations.step()
+        if explained:
+            self._send(explained)
 
     def _relieve(self, tokens: int) -> None:
         """A batch of so many tokens took more memory than there is: later ones are smaller."""
@@ -264,7 +277,7 @@ def score_halves(
     scores. `relieve` is told the tokens of a batch that memory did not hold."""
     if is_out_of_memory(error):
         relieve(sum(len(text.text.ids) for text in batch))
-    elif engine.device.type == "cuda" and not _cuda_answers():
+    elif engine.device.type == "cuda" and not cuda_answers():
         raise error  # a CUDA error that sticks: the process must be replaced
     if len(batch) == 1:
         log.warning("the model failed on a text: %s", type(error).__name__, extra={"tokens": len(batch[0].text.ids)})
@@ -273,11 +286,6 @@ def score_halves(
     first, first_failed = score(engine, batch[:middle], relieve=relieve)
     second, second_failed = score(engine, batch[middle:], relieve=relieve)
     return _stacked(first, second), first_failed | {middle + place for place in second_failed}
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch may help."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error)
 
 
 def _stacked(first: FloatArray, second: FloatArray) -> FloatArray:
@@ -317,10 +325,17 @@ class Connections:
     """The I/O thread: accepts the HTTP processes, queues what they send, sends what the batch loop hands over."""
 
     def __init__(
-        self, queue: TextQueue, *, models: LoadedModels, device: str, observe: Callable[[Mapping[int, int]], None]
+        self,
+        queue: TextQueue,
+        *,
+        explanations: Explanations,
+        models: LoadedModels,
+        device: str,
+        observe: Callable[[Mapping[int, int]], None],
     ) -> None:
         """`observe` is told every `OBSERVE_QUEUE_S` how many texts wait for each model."""
         self.queue = queue
+        self.explanations = explanations
         self.models = models
         self.device = device
         self._observe = observe
@@ -342,7 +357,7 @@ class Connections:
         self._observe_queue()
         self._loop.run_forever()
 
-    def send(self, answers_by_connection: dict[int, list[Answer]]) -> None:
+    def send(self, answers_by_connection: Mapping[int, Sequence[Message]]) -> None:
         """Called by the batch loop; one frame per connection, written by the I/O thread."""
         frames = {connection: encode(answers) for connection, answers in answers_by_connection.items()}
         self._loop.call_soon_threadsafe(self._write, frames)
@@ -413,6 +428,10 @@ class _Connection(asyncio.Protocol):
                 self.connections.queue.put(message, reply_to=self.id)
             elif isinstance(message, Cancel):
                 self.connections.queue.cancel(message, reply_to=self.id)
+                self.connections.explanations.cancel(message, reply_to=self.id)
+            elif isinstance(message, Explain):
+                self.connections.explanations.put(message, reply_to=self.id)
+                self.connections.queue.wake()
             elif isinstance(message, Serving):
                 self.connections.keep(message, reply_to=self.id)
             elif isinstance(message, Load):
@@ -420,11 +439,3 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.unregister(self.id)
-
-
-def _cuda_answers() -> bool:
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
