@@ -21,14 +21,14 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, constants, get_toke
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from models import register_architectures
 from models.int8 import RANGES_FILE
 from models.int8.ranges import fingerprint
+from models.loading import load_classifier, tokenizer_folder
 
-TOKENIZERS = Path(__file__).parent.parent / "tokenizers_store"
 # What whoever loads an architecture has beside the standard library: transformers and what it brings.
 LIBRARIES = frozenset({"torch", "transformers", "huggingface_hub", "numpy", "safetensors", "tokenizers"})
 # Files of an earlier commit that a new one does not overwrite would be loaded along with it, or instead of it.
@@ -84,9 +84,7 @@ def parser() -> argparse.ArgumentParser:
 def write_folder(checkpoint: Path, folder: Path, *, repo: str, tokenizer: Path | None = None) -> None:
     """What a repository of the hub holds of `checkpoint`. Raises ValueError where that would not stand alone, OSError where a
     file is missing."""
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint / 'config.json'}: no such file; name a checkpoint folder")
-    model = load(checkpoint)
+    model = load_classifier(checkpoint)
     loaded = AutoTokenizer.from_pretrained(tokenizer or tokenizer_folder(checkpoint, model), trust_remote_code=False)
     if hasattr(model.config, "tokenizer_name"):
         model.config.tokenizer_name = None  # it lies beside the weights now
@@ -97,25 +95,6 @@ def write_folder(checkpoint: Path, folder: Path, *, repo: str, tokenizer: Path |
     card(checkpoint, repo=repo, code=any(folder.glob("*.py"))).save(folder / "README.md")
     if (checkpoint / RANGES_FILE).is_file() and fingerprint(folder) == fingerprint(checkpoint):
         shutil.copy(checkpoint / RANGES_FILE, folder)
-
-
-def load(checkpoint: Path) -> PreTrainedModel:
-    """ValueError where the weights are not all those of the architecture: transformers would draw the others at random."""
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if wrong:
-        raise ValueError(
-            f"{checkpoint}: {len(wrong)} weights are missing or have another shape than config.json says: {wrong[0]}"
-        )
-    return model
-
-
-def tokenizer_folder(checkpoint: Path, model: PreTrainedModel) -> Path:
-    """As the service finds it: in the checkpoint, else the one of `tokenizers_store` that the config names."""
-    name = getattr(model.config, "tokenizer_name", None)
-    return checkpoint if (checkpoint / "tokenizer.json").is_file() or name is None else TOKENIZERS / name
 
 
 @contextmanager

@@ -6,6 +6,9 @@ quotes to ASCII, drops emoji modifiers, and lower-cases:
     >>> normalizer().normalize_str("Café by @ann: 👍🏽 https://t.co/x1 ‘LOVE’")
     "cafe by @: 👍 http 'love'"
 
+Chinese has no spaces, and a sentence must not be one word. To WordPiece, which loses a word whole where it does not know a piece
+of it, each ideograph is a word. BPE and Unigram learn pieces inside a run of ideographs.
+
 What a vocabulary does not know becomes `[UNK]` in WordPiece; BPE is byte-level and Unigram falls back to bytes, so they have no
 unknown characters.
 """
@@ -24,6 +27,8 @@ SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 # One code point each; a modifier (skin tone, variation selector, joiner) only varies the picture, so the normalizer drops it.
 EMOJI = "[\U0001f300-\U0001f3fa\U0001f400-\U0001f64f\U0001f680-\U0001f6ff\U0001f900-\U0001f9ff\U0001fa70-\U0001faff\u2600-\u27bf]"
 EMOJI_MODIFIER = "[\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]"
+# The scripts that are written without spaces: Chinese, and Japanese with its two.
+IDEOGRAPHS = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -36,18 +41,22 @@ class Pipeline:
     trainer: Callable[[int, bool, Sequence[str]], trainers.Trainer]
 
 
-def normalizer() -> normalizers.Normalizer:
-    """The shared normalizer. It keeps alignment, so offsets point into the raw text."""
+def normalizer(*, ideographs_apart: bool = True) -> normalizers.Normalizer:
+    """The shared normalizer. It keeps alignment, so offsets point into the raw text.
+
+    `ideographs_apart` surrounds each Chinese character with spaces, so that it is a word.
+    """
     return normalizers.Sequence(
         [
-            normalizers.Replace(Regex(r"(https?://|www\.)\S+"), "http"),
+            normalizers.Replace(Regex(r"(https?://|www\.)[!-~]+"), "http"),  # ASCII: in Chinese the next word follows at once
             normalizers.Replace(Regex(r"@\w+"), "@"),
             normalizers.Replace(Regex(EMOJI_MODIFIER), ""),
             normalizers.Replace(Regex("[\u2018\u2019\u00b4`]"), "'"),  # before NFKC, which would split U+00B4
             normalizers.Replace(Regex("[\u201c\u201d]"), '"'),
             normalizers.NFKC(),
-            # Its Chinese handling surrounds each ideograph with spaces: a sentence does not become one unknown word.
-            normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True),
+            normalizers.BertNormalizer(
+                clean_text=True, handle_chinese_chars=ideographs_apart, strip_accents=True, lowercase=True
+            ),
             normalizers.Replace(Regex(r"\s+"), " "),
             normalizers.Strip(),
         ]
@@ -60,7 +69,7 @@ def build_pipeline(kind: Kind) -> Pipeline:
     if kind not in builders:
         raise ValueError(f"unknown tokenizer kind {kind!r}; choose one of {', '.join(builders)}")
     pipeline = builders[kind]()
-    pipeline.tokenizer.normalizer = normalizer()
+    pipeline.tokenizer.normalizer = normalizer(ideographs_apart=kind == "wordpiece")
     pipeline.tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     pipeline.tokenizer.post_processor = _single_and_pair_template()
     return pipeline
@@ -124,7 +133,13 @@ def _bpe() -> Pipeline:
 
 def _unigram() -> Pipeline:
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([_isolated_emoji(), pre_tokenizers.Metaspace()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="first"),
+            pre_tokenizers.Split(Regex("\u2581?" + EMOJI), behavior="isolated"),
+            pre_tokenizers.Split(Regex(IDEOGRAPHS + "+"), behavior="isolated"),
+        ]
+    )
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
 
     def trainer(vocab_size: int, show_progress: bool, first_tokens: Sequence[str]) -> trainers.Trainer:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -27,7 +28,8 @@ def train_tokenizer(
     good, which the Rust trainer leaves to a hash map; on real corpora none was seen.) WordPiece holds the texts meanwhile.
 
     `max_length` is the model's limit in tokens, special ones included; `length` the number of texts, for the progress bar.
-    Raises ValueError when there is no text to learn from.
+    Raises ValueError when there is no text to learn from, and for Unigram when `vocab_size` can't hold the characters of the
+    texts; WordPiece and BPE then make a larger vocabulary.
     """
     pipeline = build_pipeline(kind)
     first_tokens = list(SPECIAL_TOKENS)
@@ -35,7 +37,8 @@ def train_tokenizer(
         texts = list(texts)
         first_tokens += _continuations(pipeline.tokenizer, texts)
     counted = _Counted(texts)
-    pipeline.tokenizer.train_from_iterator(counted, pipeline.trainer(vocab_size, show_progress, first_tokens), length=length)
+    with _clear_errors(kind, vocab_size):
+        pipeline.tokenizer.train_from_iterator(counted, pipeline.trainer(vocab_size, show_progress, first_tokens), length=length)
     if not counted.seen:
         raise ValueError("no text to train the tokenizer on: the input is empty or holds blank lines only")
     finish = {"wordpiece": _with_own_special_tokens, "unigram": _with_byte_fallback}.get(kind)
@@ -43,10 +46,19 @@ def train_tokenizer(
 
 
 def read_lines(paths: Iterable[Path]) -> Iterator[str]:
-    """The lines of UTF-8 files, in order, without their newline."""
+    """The lines of UTF-8 files, in order, without their newline. Raises ValueError, with file and line, for what is not UTF-8."""
     for path in paths:
-        with path.open(encoding="utf-8") as lines:
-            yield from (line.rstrip("\n") for line in lines)
+        with path.open("rb") as lines:
+            yield from decoded_lines(lines, name=str(path))
+
+
+def decoded_lines(lines: Iterable[bytes], *, name: str) -> Iterator[str]:
+    """Lines of UTF-8 as text, without their newline. `name` is what an error calls their source."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}, line {number}: not UTF-8 ({error.reason}); convert it first") from error
 
 
 def wrap(tokenizer: Tokenizer, *, max_length: int) -> PreTrainedTokenizerFast:
@@ -61,6 +73,18 @@ def wrap(tokenizer: Tokenizer, *, max_length: int) -> PreTrainedTokenizerFast:
         mask_token=MASK,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+@contextmanager
+def _clear_errors(kind: Kind, vocab_size: int) -> Iterator[None]:
+    """ValueError for a vocabulary without room for the alphabet, of which the trainers' errors say little."""
+    try:
+        yield
+    except Exception as error:  # the library raises no narrower type
+        if not isinstance(error, OverflowError) and "not large enough" not in str(error):
+            raise
+        reason = f"its special tokens, {len(BYTE_TOKENS)} byte tokens and every character of the texts need more"
+        raise ValueError(f"vocab_size {vocab_size} is too small for {kind}: {reason}") from error
 
 
 class _Counted:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from models import register_architectures
 from models.int8 import RANGES_FILE, write_ranges
+from models.loading import tokenizer_folder
 
-TOKENIZERS = Path(__file__).parents[2] / "tokenizers_store"
 SAMPLE = 512
 
 
@@ -55,12 +55,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--tokenizer", type=Path, help="its folder, where it is not the one that the checkpoint names")
     result.add_argument("--import-module", action="append", default=[], help="a module that registers the architecture")
     return result
-
-
-def tokenizer_folder(checkpoint: Path, model: PreTrainedModel) -> Path:
-    """As the service finds it: in the checkpoint, else the one of `tokenizers_store` that the config names."""
-    name = getattr(model.config, "tokenizer_name", None)
-    return checkpoint if (checkpoint / "tokenizer.json").is_file() or name is None else TOKENIZERS / name
 
 
 if __name__ == "__main__":

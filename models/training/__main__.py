@@ -34,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     register_architectures()
     options = parser().parse_args(arguments)
     try:
-        splits = load_splits(options)
-        for name in RECIPES if options.task == "all" else (options.task,) if options.task in RECIPES else ():
-            train(with_epochs(RECIPES[name], options.epochs), splits, options)
-        print(quality(splits, options), end="")
+        for corpus, recipes in chosen_recipes(options.task).items():
+            splits = load_splits(options, corpus)
+            for recipe in recipes:
+                train(with_epochs(recipe, options.epochs), splits, options)
+            print(quality(splits, options, corpus))
     except (ValueError, FileNotFoundError) as error:
         print(f"models.training: {error}", file=sys.stderr)
         return 2
@@ -71,10 +72,17 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def load_splits(options: argparse.Namespace) -> Splits:
+def chosen_recipes(task: str) -> dict[str, list[Recipe]]:
+    """What to make, by the corpus that it learns from and whose table is printed: for `evaluate` nothing of any."""
+    chosen = [RECIPES[task]] if task in RECIPES else list(RECIPES.values())
+    corpora = dict.fromkeys(recipe.corpus for recipe in chosen)
+    return {corpus: [recipe for recipe in chosen if recipe.corpus == corpus and task != "evaluate"] for corpus in corpora}
+
+
+def load_splits(options: argparse.Namespace, corpus: str) -> Splits:
     """The data of the command line; the texts of `--eval-file` are in no split."""
     held_out = [example.text for path in options.eval_file for example in load_file(path)]
-    return load_dataset(options.cache_dir, extra_folders=options.data_folder, exclude=held_out)
+    return load_dataset(options.cache_dir, corpus=corpus, extra_folders=options.data_folder, exclude=held_out)
 
 
 def train(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
@@ -99,7 +107,7 @@ def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespac
     """The card of the saved checkpoint, with its figures measured anew."""
     model, _ = load_trained(recipe)
     predictor = load_predictor(CHECKPOINTS / recipe.name, TOKENIZERS / recipe.name)
-    table = quality_table({recipe.name: predictor}, sets(splits, options))
+    table = quality_table({recipe.name: predictor}, sets(splits, options, recipe.corpus))
     command = (
         "python -m models.training "
         + recipe.name
@@ -112,19 +120,19 @@ def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespac
     write_card(CHECKPOINTS / recipe.name, facts=card_facts(recipe, splits, model=model, command=command, quality=table))
 
 
-def quality(splits: Splits, options: argparse.Namespace) -> str:
-    """The quality table: every shipped checkpoint, beside baselines fitted in this run."""
+def quality(splits: Splits, options: argparse.Namespace, corpus: str) -> str:
+    """The quality table of a corpus: every shipped checkpoint of its language, beside baselines fitted in this run."""
     predictors: dict[str, Predictor] = {}
-    for name in RECIPES:
+    for name in (name for name, recipe in RECIPES.items() if recipe.corpus == corpus):
         if (CHECKPOINTS / name).exists():
             predictors[name] = load_predictor(CHECKPOINTS / name, TOKENIZERS / name)
         if has_int8(name):
             predictors[f"{name}, int8"] = load_predictor(CHECKPOINTS / name, TOKENIZERS / name, int8=True)
     if not options.no_baselines:
         print("fitting TF-IDF + logistic regression", file=sys.stderr, flush=True)
-        predictors["TF-IDF + logistic regression"] = baselines.fit_tfidf(splits.train)
-        predictors["VADER"] = baselines.vader()
-    return quality_table(predictors, sets(splits, options))
+        predictors["TF-IDF + logistic regression"] = baselines.fit_tfidf(splits.train, corpus=corpus)
+        predictors |= {"VADER": baselines.vader()} if corpus == "english" else {}
+    return quality_table(predictors, sets(splits, options, corpus))
 
 
 def has_int8(name: str) -> bool:
@@ -132,8 +140,8 @@ def has_int8(name: str) -> bool:
     return (CHECKPOINTS / name / RANGES_FILE).exists() and bool(load_ranges(CHECKPOINTS / name))
 
 
-def sets(splits: Splits, options: argparse.Namespace) -> dict[str, Sequence[Example]]:
-    return evaluation_sets(splits.test, files=options.eval_file)
+def sets(splits: Splits, options: argparse.Namespace, corpus: str) -> dict[str, Sequence[Example]]:
+    return evaluation_sets(splits.test, files=options.eval_file, corpus=corpus)
 
 
 if __name__ == "__main__":

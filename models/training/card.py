@@ -68,6 +68,7 @@ class CardFacts:
     quality: str
     history: str = ""
     languages: tuple[str, ...] = ("en",)
+    labels: tuple[str, ...] = LABELS
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
@@ -93,7 +94,7 @@ def _front_matter(facts: CardFacts) -> str:
 
 
 def _what_it_is(facts: CardFacts) -> str:
-    size = f"{facts.parameters:,} parameters, tokenizer `{facts.tokenizer}`, classes {', '.join(LABELS)}."
+    size = f"{facts.parameters:,} parameters, tokenizer `{facts.tokenizer}`, classes {', '.join(facts.labels)}."
     return f"# {facts.name}\n\n{facts.description}\n\n{size}\n"
 
 

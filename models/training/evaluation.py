@@ -6,11 +6,12 @@ from pathlib import Path
 
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from models.training.data import Example, load_file
+from models.training.data import Example, corpus_of, load_file
 
 Predictor = Callable[[Sequence[str]], Sequence[int]]
 
-PROBES = Path(__file__).with_name("probes.tsv")
+# By corpus, so by language.
+PROBES = {"english": Path(__file__).with_name("probes.tsv"), "chinese": Path(__file__).with_name("probes_zh.tsv")}
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ def score(labels: Sequence[int], predictions: Sequence[int]) -> Scores:
     )
 
 
-def evaluation_sets(test: Sequence[Example], *, files: Iterable[Path] = ()) -> dict[str, Sequence[Example]]:
-    """The in-domain test split, each file of `label<TAB>text` lines under its stem, and the probes."""
+def evaluation_sets(
+    test: Sequence[Example], *, files: Iterable[Path] = (), corpus: str = "english"
+) -> dict[str, Sequence[Example]]:
+    """The in-domain test split, each file of `label<TAB>text` lines in the corpus's language under its stem, and the probes."""
+    tables = {path.stem: load_file(path) for path in files}
     return {
         "in-domain test": test,
-        **{path.stem: load_file(path) for path in files},
-        "probes": load_file(PROBES),
+        **{name: table for name, table in tables.items() if corpus_of(table) == corpus},
+        "probes": load_file(PROBES[corpus]),
     }
 
 

@@ -40,9 +40,15 @@ def finishing_examples(train: Sequence[Example], *, emoji: int = 700, seed: int 
     return balanced + alone + ending
 
 
-def emoji_example(text: str, chance: random.Random) -> Example:
+def emoji_examples(labels: Sequence[str], *, count: int, seed: int = 0) -> list[Example]:
+    """Rows of emoji alone, of the tones that `labels` names. Equal seeds give equal lists."""
+    chance = random.Random(seed)
+    return [emoji_example("", chance, tones=[tone for tone in sorted(EMOJI) if tone in labels]) for _ in range(count)]
+
+
+def emoji_example(text: str, chance: random.Random, *, tones: Sequence[str] = tuple(sorted(EMOJI))) -> Example:
     """`text` with one to four emoji of one tone behind it, often the same one again."""
-    tone = chance.choice(sorted(EMOJI))
+    tone = chance.choice(tones)
     count = chance.randint(1, 4)
     choices = chance.choices(EMOJI[tone], k=1 if chance.random() < 0.6 else count)
     row = "".join(choices[index % len(choices)] for index in range(count))

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.int8 import prepare_for_inference, quantize
+from models.training.data import LABELS
 from models.training.evaluation import Predictor
 
 
@@ -32,10 +33,11 @@ def predict_logits(
 
 
 def load_predictor(checkpoint: Path, tokenizer: Path, *, int8: bool = False) -> Predictor:
-    """The class of each text, by a saved model in float32, or with its linear layers in int8."""
+    """The class of each text, an index in LABELS, by a saved model in float32, or with its linear layers in int8."""
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
     if int8:
         prepare_for_inference(model)
         quantize(model, checkpoint)
     loaded = AutoTokenizer.from_pretrained(tokenizer)
-    return lambda texts: predict_logits(model, loaded, texts).argmax(dim=-1).tolist()
+    classes = torch.tensor([LABELS.index(model.config.id2label[index]) for index in range(model.config.num_labels)])
+    return lambda texts: classes[predict_logits(model, loaded, texts).argmax(dim=-1)].tolist()

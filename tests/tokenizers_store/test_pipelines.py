@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tokenizers_store.pipelines import EMOJI, build_pipeline, emoji_alphabet, normalizer
+from tokenizers_store.pipelines import EMOJI, Kind, build_pipeline, emoji_alphabet, normalizer
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,7 @@ from tokenizers_store.pipelines import EMOJI, build_pipeline, emoji_alphabet, no
     [
         ("see https://t.co/x1?a=b now", "see http now"),
         ("www.example.com", "http"),
+        ("网址www.abc.com很好用", "网 址 http 很 好 用"),
         ("thanks @ann_9, @bob!", "thanks @, @!"),
         ("‘it’s’ “fine” `ok`", "'it's' \"fine\" 'ok'"),
         ("👍🏽", "👍"),
@@ -27,6 +28,28 @@ from tokenizers_store.pipelines import EMOJI, build_pipeline, emoji_alphabet, no
 )
 def test_normalizer_makes_one_form_of_many(raw: str, normal: str) -> None:
     assert normalizer().normalize_str(raw) == normal
+
+
+@pytest.mark.parametrize(
+    ("raw", "normal"),
+    [("电影很好", "电影很好"), ("１００％好！ Café", "100%好! cafe"), ("网址www.abc.com很好用", "网址http很好用")],
+)
+def test_ideographs_may_stay_together(raw: str, normal: str) -> None:
+    assert normalizer(ideographs_apart=False).normalize_str(raw) == normal
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("wordpiece", ["这", "书", "很", "好", "!", "good", "😍", "😍"]),
+        ("unigram", ["▁", "这书很好", "!", "▁good", "😍", "😍"]),
+        ("bpe", ["Ġè¿Ļä¹¦å¾Īå¥½", "!", "Ġgood", "ĠðŁĺį", "ĠðŁĺį"]),
+    ],
+)
+def test_no_chinese_sentence_is_a_word_that_must_be_known_whole(kind: Kind, words: list[str]) -> None:
+    tokenizer = build_pipeline(kind).tokenizer
+    normal = tokenizer.normalizer.normalize_str("这书很好！ Good😍😍")
+    assert [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)] == words
 
 
 @pytest.mark.parametrize("text", ["see http by @: 'ok'", "cafe 👍 电 影"])

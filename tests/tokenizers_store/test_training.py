@@ -129,6 +129,35 @@ def test_offsets_point_into_the_raw_text(tokenizer: PreTrainedTokenizerFast, raw
     assert raw[min(span[0] for span in overlapping) : max(span[1] for span in overlapping)].strip() == word
 
 
+@pytest.fixture(scope="session")
+def chinese() -> Mapping[str, PreTrainedTokenizerFast]:
+    """Trained on sentences that share words and have no spaces."""
+    words = ("这本书", "电影", "房间", "服务", "很好看", "太差了", "不推荐", "非常满意")
+    sentences = [f"{first}{second}，{third}！" for first in words for second in words for third in words]
+    return {kind: train_tokenizer(sentences, kind=kind, vocab_size=500, show_progress=False) for kind in ("unigram", "bpe")}
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_words_are_learnt_inside_chinese_sentences(kind: str, chinese: Mapping[str, PreTrainedTokenizerFast]) -> None:
+    tokenizer = chinese[kind]
+    ids = tokenizer("电影很好看不推荐", add_special_tokens=False)["input_ids"]
+    pieces = [piece for index in ids if (piece := tokenizer.decode([index]).strip())]
+    assert "".join(pieces) == "电影很好看不推荐"
+    assert 1 < len(pieces) < 5
+
+
+@pytest.mark.parametrize("text", ["这本书 很好看！", "电影abc太差了,ok", "３个😍房间😍"])
+def test_unigram_gives_chinese_back_as_the_normalizer_left_it(text: str, chinese: Mapping[str, PreTrainedTokenizerFast]) -> None:
+    tokenizer = chinese["unigram"]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == tokenizer.backend_tokenizer.normalizer.normalize_str(text)
+
+
+def test_a_vocabulary_without_room_for_the_characters_is_refused() -> None:
+    with pytest.raises(ValueError, match="vocab_size 262 is too small for unigram: its special tokens, 256 byte tokens and"):
+        train_tokenizer(["这本书很好看"] * 4, kind="unigram", vocab_size=262, show_progress=False)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("texts", [[], ["", "  \n"]], ids=["none", "blank"])
 def test_no_text_to_learn_from_is_refused(kind: str, texts: list[str]) -> None:
@@ -153,3 +182,10 @@ def test_training_from_files_equals_training_from_their_lines(training_texts: tu
     path.write_text("\n".join(training_texts) + "\n", encoding="utf-8")
     from_files = train_tokenizer(read_lines([path]), kind="bpe", vocab_size=400, max_length=MAX_LENGTH, show_progress=False)
     assert from_files.backend_tokenizer.to_str() == train("bpe", training_texts).backend_tokenizer.to_str()
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes("one\n很好\n".encode() + "很好\n".encode("gbk"))
+    with pytest.raises(ValueError, match=r"texts\.txt, line 3: not UTF-8"):
+        list(read_lines([path]))

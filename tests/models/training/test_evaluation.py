@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from models.training.baselines import fit_tfidf, vader
-from models.training.data import LABELS, Example, key
+from models.training.data import Example, key
 from models.training.evaluation import PROBES, Scores, evaluation_sets, quality_table, score
 
 NEGATIVE, NEUTRAL, POSITIVE = range(3)
@@ -55,12 +55,14 @@ def test_evaluation_sets_are_the_test_split_the_given_files_and_the_probes(tmp_p
     assert sets["mine"] == [Example("so it goes", NEUTRAL, "mine")]
 
 
-def test_probes_are_distinct_and_cover_every_class() -> None:
-    probes = evaluation_sets([])["probes"]
+@pytest.mark.parametrize(("corpus", "labels", "least"), [("english", range(3), 15), ("chinese", (NEGATIVE, POSITIVE), 20)])
+def test_probes_are_distinct_and_cover_every_class(corpus: str, labels: Sequence[int], least: int) -> None:
+    probes = evaluation_sets([], corpus=corpus)["probes"]
     texts = [key(probe.text) or probe.text for probe in probes]
-    assert len(set(texts)) == len(texts) >= 60
-    assert min(sum(probe.label == label for probe in probes) for label in range(len(LABELS))) >= 15
-    assert {probe.source for probe in probes} == {PROBES.stem}
+    assert len(set(texts)) == len(texts)
+    assert {probe.label for probe in probes} == set(labels)
+    assert min(sum(probe.label == label for probe in probes) for label in labels) >= least
+    assert {probe.source for probe in probes} == {PROBES[corpus].stem}
 
 
 @pytest.mark.parametrize(("text", "label"), [("I love it!", POSITIVE), ("I hate it.", NEGATIVE), ("It is a table.", NEUTRAL)])
