@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from models.attention.patterns import Pattern
 from models.attention.sparse import sparse_attention_forward
+from models.measuring import peak_anew, resident_mib
 
 FULL, MASKED = "full", "window by an n x n mask"
 FIELDS: Mapping[str, dict[str, int]] = {
@@ -34,7 +35,6 @@ LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 MASKED_LIMIT = 8192  # a mask of 16,384 by 16,384 and its scores take 4 GB
 HEADS, WIDTH = 2, 32
 REPEATS = 3
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,16 @@ def measure(kind: str, length: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     attend(kind, *torch.randn(3, 1, HEADS, 256, WIDTH).unbind(0))  # libraries load
     states = torch.randn(3, 1, HEADS, length, WIDTH).unbind(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-    before = resident_kib("VmRSS")
+    peak_anew()
+    before = resident_mib("VmRSS")
     times = []
     for _ in range(REPEATS):
         started_at = time.process_time()
         attend(kind, *states)
         times.append(time.process_time() - started_at)
         if len(times) == 1:
-            peak = resident_kib("VmHWM")
-    return 1000 * min(times), (peak - before) / 1024
+            peak = resident_mib("VmHWM")
+    return 1000 * min(times), peak - before
 
 
 def attend(kind: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -109,11 +109,6 @@ def attend(kind: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
         mask = Pattern(**FIELDS["window"]).mask(query.shape[2])
         return F.scaled_dot_product_attention(query, key, value, mask)
     return sparse_attention_forward(nn.Identity(), query, key, value, None, pattern=FIELDS[kind])[0]
-
-
-def resident_kib(field: str) -> int:
-    """A line of the kernel's account of this process."""
-    return next(int(line.split()[1]) for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith(field))
 
 
 def slope(lengths: Sequence[int], costs: Sequence[float]) -> float:
