@@ -23,10 +23,10 @@ from models.training.inference import predictor
 from models.training.recipes import BERT, TOKENIZERS, embed_as_minilm
 from models.training.trainer import Runtime, Schedule, fine_tune
 
-LAYERS, WIDTH, HEADS = 3, 128, 4
-WINDOW = BLOCK  # three layers of it see 190 tokens to either side
+LAYERS, WIDTH, HEADS = 2, 128, 4
+WINDOW = BLOCK  # two layers of it see 126 tokens to either side
 CHOSEN_BY, TESTED = 200, 1000
-SCHEDULE = Schedule(epochs=4, learning_rate=1e-3, batch_size=16, evaluations_per_epoch=1, label_smoothing=0.0)
+SCHEDULE = Schedule(epochs=3, learning_rate=1e-3, batch_size=16, evaluations_per_epoch=1, label_smoothing=0.0)
 SEED = 0
 
 
