@@ -4,7 +4,9 @@ Each pattern's model starts from the same random layers and from MiniLM's embedd
 trains the shipped checkpoints, on packs, in a process of its own.
 """
 
+import contextlib
 import random
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -48,7 +50,7 @@ def trained(pattern: str, fields: Mapping[str, int], *, reviews: int, tokens: in
     set_seed(SEED)
     model = CustomBertForSequenceClassification(config_of(pattern, fields, vocab_size=len(tokenizer), tokens=tokens))
     embed_as_minilm(model, tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # the Trainer prints of its progress
         runtime = Runtime(Path(folder), seed=SEED, cpu=True, attn_implementation="packed")
         schedule = replace(SCHEDULE, max_tokens=tokens)
         model, spent = measured(

@@ -6,6 +6,7 @@ and times are the processor's.
 """
 
 import argparse
+import contextlib
 import random
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from tokenizers_store.training import train_tokenizer
 
 LAYERS = 3
 CHOSEN_BY, TESTED = 400, 1000
-SCHEDULE = Schedule(epochs=2, learning_rate=2e-4, batch_size=32, max_tokens=64, evaluations_per_epoch=1)
+SCHEDULE = Schedule(epochs=3, learning_rate=3e-4, batch_size=32, max_tokens=64, evaluations_per_epoch=1)
 RARE = 5  # class-weights: one negative text in so many is left
 REVIEWS = Schedule(epochs=4, learning_rate=5e-4, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
 PRETRAINING = Schedule(epochs=1, learning_rate=1e-3, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
@@ -59,9 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if device_of(options) == "cpu":
         torch.set_num_threads(1)
+    table = sys.stdout
     try:
-        for line in COMPARISONS[options.name](options):
-            print(line, flush=True)
+        with contextlib.redirect_stdout(sys.stderr):  # what the Trainer prints of its progress
+            for line in COMPARISONS[options.name](options):
+                print(line, file=table, flush=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"models.training.compare: {error}", file=sys.stderr)
         return 2
@@ -74,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("name", choices=sorted(COMPARISONS))
     result.add_argument("--cache-dir", type=Path, default=CACHE_DIR, help="where downloaded packages are kept")
     result.add_argument("--cpu", action="store_true", help="measure on the CPU though there is a GPU")
-    result.add_argument("--texts", type=int, default=1000, help="of what is learnt: texts to learn from")
+    result.add_argument("--texts", type=int, default=1500, help="of what is learnt: texts to learn from")
     result.add_argument("--pretraining-steps", type=int, default=1000, help="pretraining: steps of 32 pieces of 128 tokens")
     return result
 

@@ -3,7 +3,9 @@
 Each variant trains a model of `sentiment-bert`'s sizes on made-up tokens in a process of its own, on a CPU on one thread.
 """
 
+import contextlib
 import random
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +131,8 @@ def cost_of(variant: Variant, *, device: str) -> Cost:
             callbacks=[times],
             schedule=schedule,
         )  # fmt: skip
-        done, spent = measured(trainer.train, device=device)
+        with contextlib.redirect_stdout(sys.stderr):  # what the Trainer prints of its progress
+            done, spent = measured(trainer.train, device=device)
     return Cost(times.seconds[0], median(times.seconds[1:]), spent.memory_mib, done.training_loss)
 
 
