@@ -70,7 +70,7 @@ COMPARISONS: Mapping[str, Sequence[Variant]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of steps of BATCH texts: the first, the fastest of the others, which other work on the machine disturbed least, and the mean
+    """Of steps of BATCH texts: the first, the fastest of the others, which other work disturbed least, and the mean
     loss of all."""
 
     first_step_s: float
