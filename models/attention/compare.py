@@ -9,6 +9,7 @@ length over the longer half of the lengths: 1 is linear, 2 quadratic. `--train` 
 import argparse
 import math
 import multiprocessing
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ class Cost:
     memory_mib: float
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table, and writes pictures where a folder is given."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table, and writes pictures where a folder is given. 2 when an argument is wrong, which is said in one sentence."""
     options = parser().parse_args(arguments)
     lengths = [length for length in LENGTHS if length <= options.longest]
     costs = {
@@ -63,7 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.train:
         from models.attention import reviews
 
-        print(reviews.compare(FIELDS, reviews=options.reviews, tokens=options.tokens), end="")
+        try:
+            for line in reviews.compare(FIELDS, reviews=options.reviews, tokens=options.tokens):
+                print(line, flush=True)
+        except ValueError as error:
+            print(f"models.attention.compare: {error}", file=sys.stderr)
+            return 2
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -143,4 +150,4 @@ def _rows(unit: str, costs: Mapping[str, Sequence[tuple[int, float]]], lengths: 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

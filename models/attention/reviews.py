@@ -8,7 +8,7 @@ import contextlib
 import random
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +32,12 @@ SCHEDULE = Schedule(epochs=3, learning_rate=1e-3, batch_size=16, evaluations_per
 SEED = 0
 
 
-def compare(patterns: Mapping[str, Mapping[str, int]], *, reviews: int, tokens: int) -> str:
-    """Markdown: each pattern's accuracy on reviews that it was not trained on, and time and memory of its training."""
-    rows = [f"| {tokens} tokens | accuracy on {TESTED:,} reviews | training, s | memory, MiB |", "|---|---:|---:|---:|"]
+def compare(patterns: Mapping[str, Mapping[str, int]], *, reviews: int, tokens: int) -> Iterator[str]:
+    """Lines of Markdown: each pattern's accuracy on reviews that it was not trained on, and time and memory of its training."""
+    yield f"| {tokens} tokens | accuracy on {TESTED:,} reviews | training, s | memory, MiB |\n|---|---:|---:|---:|"
     for name in ("full", *patterns):
         accuracy, spent = in_new_process(trained, name, patterns.get(name, {}), reviews=reviews, tokens=tokens)
-        rows.append(f"| {name} | {accuracy:.1%} | {spent.time_s:.0f} | {spent.memory_mib:,.0f} |")
-    return "\n".join([*rows, ""])
+        yield f"| {name} | {accuracy:.1%} | {spent.time_s:.0f} | {spent.memory_mib:,.0f} |"
 
 
 def trained(pattern: str, fields: Mapping[str, int], *, reviews: int, tokens: int) -> tuple[float, Spent]:
