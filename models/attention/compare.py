@@ -48,7 +48,7 @@ class Cost:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table, and writes pictures where a folder is given. 2 when an argument is wrong, which is said in one sentence."""
+    """Prints the table, and writes pictures where a folder is given. 2 for a wrong argument, which one sentence names."""
     options = parser().parse_args(arguments)
     lengths = [length for length in LENGTHS if length <= options.longest]
     costs = {
