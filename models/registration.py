@@ -1,10 +1,22 @@
 """Makes every architecture known to the Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from models.attention.packed import register_packed_attention
 from models.attention.sparse import register_sparse_attention
-from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification, CustomBertModel
+from models.custom_bert import (
+    CustomBertConfig,
+    CustomBertForMaskedLM,
+    CustomBertForSequenceClassification,
+    CustomBertModel,
+)
 from models.gated_conv import GatedConvConfig, GatedConvForSequenceClassification, GatedConvModel
 from models.sentiment_lstm import SentimentLstmConfig, SentimentLstmForSequenceClassification, SentimentLstmModel
 
@@ -29,3 +41,4 @@ def register_architectures() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base_model, exist_ok=True)
         AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+    AutoModelForMaskedLM.register(CustomBertConfig, CustomBertForMaskedLM, exist_ok=True)

@@ -9,6 +9,7 @@ length over the longer half of the lengths: 1 is linear, 2 quadratic. `--train` 
 import argparse
 import math
 import multiprocessing
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from models.attention.patterns import Pattern
 from models.attention.sparse import sparse_attention_forward
+from models.measuring import peak_anew, resident_mib
 
 FULL, MASKED = "full", "window by an n x n mask"
 FIELDS: Mapping[str, dict[str, int]] = {
@@ -34,7 +36,6 @@ LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 MASKED_LIMIT = 8192  # a mask of 16,384 by 16,384 and its scores take 4 GB
 HEADS, WIDTH = 2, 32
 REPEATS = 3
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Cost:
     memory_mib: float
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table, and writes pictures where a folder is given."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table, and writes pictures where a folder is given. 2 for a wrong argument, which one sentence names."""
     options = parser().parse_args(arguments)
     lengths = [length for length in LENGTHS if length <= options.longest]
     costs = {
@@ -63,7 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.train:
         from models.attention import reviews
 
-        print(reviews.compare(FIELDS, reviews=options.reviews, tokens=options.tokens), end="")
+        try:
+            for line in reviews.compare(FIELDS, reviews=options.reviews, tokens=options.tokens):
+                print(line, flush=True)
+        except ValueError as error:
+            print(f"models.attention.compare: {error}", file=sys.stderr)
+            return 2
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--longest", type=int, default=LENGTHS[-1], help="tokens of the longest text")
     result.add_argument("--pictures", type=Path, help="a folder for two .png files; needs matplotlib")
     result.add_argument("--train", action="store_true", help="accuracy of a small model trained with each pattern")
-    result.add_argument("--reviews", type=int, default=1000, help="with --train: so many, four of five for training")
+    result.add_argument("--reviews", type=int, default=1500, help="with --train: so many to learn from, and 1,200 more")
     result.add_argument("--tokens", type=int, default=512, help="with --train: reviews are cut here")
     return result
 
@@ -89,16 +96,16 @@ def measure(kind: str, length: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     attend(kind, *torch.randn(3, 1, HEADS, 256, WIDTH).unbind(0))  # libraries load
     states = torch.randn(3, 1, HEADS, length, WIDTH).unbind(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-    before = resident_kib("VmRSS")
+    peak_anew()
+    before = resident_mib("VmRSS")
     times = []
     for _ in range(REPEATS):
         started_at = time.process_time()
         attend(kind, *states)
         times.append(time.process_time() - started_at)
         if len(times) == 1:
-            peak = resident_kib("VmHWM")
-    return 1000 * min(times), (peak - before) / 1024
+            peak = resident_mib("VmHWM")
+    return 1000 * min(times), peak - before
 
 
 def attend(kind: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -109,11 +116,6 @@ def attend(kind: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
         mask = Pattern(**FIELDS["window"]).mask(query.shape[2])
         return F.scaled_dot_product_attention(query, key, value, mask)
     return sparse_attention_forward(nn.Identity(), query, key, value, None, pattern=FIELDS[kind])[0]
-
-
-def resident_kib(field: str) -> int:
-    """A line of the kernel's account of this process."""
-    return next(int(line.split()[1]) for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith(field))
 
 
 def slope(lengths: Sequence[int], costs: Sequence[float]) -> float:
@@ -148,4 +150,4 @@ def _rows(unit: str, costs: Mapping[str, Sequence[tuple[int, float]]], lengths: 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

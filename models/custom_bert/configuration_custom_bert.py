@@ -42,6 +42,7 @@ class CustomBertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True  # the masked language model scores tokens by their embeddings
     # Which tokens a token sees (ATTENTION_PATTERNS): one name for all layers, or a list with one for each.
     attention_pattern: str | list[str] = "full"
     attention_window: int = 128  # window, bigbird: the tokens less than so many away

@@ -1,4 +1,4 @@
-"""A BERT encoder and classifier, written from scratch on transformers' attention interface.
+"""A BERT encoder, classifier and masked language model, written from scratch on transformers' attention interface.
 
 Shapes: `B` batch, `L` length, `T` packed tokens, `D` width, `N` heads, `H` head width, `S` texts in a pack.
 
@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask, find_packed_sequence_indices, packed_sequence_mask_function
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -432,4 +432,71 @@ class CustomBertForSequenceClassification(CustomBertPreTrainedModel):
         return any(asked)
 
 
-__all__ = ["CustomBertForSequenceClassification", "CustomBertModel", "CustomBertPreTrainedModel"]
+class CustomBertPredictions(nn.Module):
+    """A dense layer, then a score for each token of the vocabulary, by the embeddings themselves and a bias."""
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, hidden_XD: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., vocabulary)."""
+        return self.decoder(self.LayerNorm(self.activation(self.dense(hidden_XD))))
+
+
+class CustomBertForMaskedLM(CustomBertPreTrainedModel):
+    """The encoder with a head that names the tokens behind masks, to pre-train it on text alone (Devlin et al. 2018,
+    section 3.1). The output matrix is the embeddings'."""
+
+    _tied_weights_keys = {"predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
+
+    def __init__(self, config: CustomBertConfig) -> None:
+        super().__init__(config)
+        self.bert = CustomBertModel(config, add_pooling_layer=False)
+        self.predictions = CustomBertPredictions(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.predictions.decoder = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        """Logits (B, L, vocabulary), or (1, T, vocabulary) for a pack. `labels`: (B, L) int64, the hidden token's id, -100 where
+        nothing is asked. In training with labels only the tokens asked for are scored, six of seven fewer: their logits are
+        (asked, vocabulary)."""
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        if labels is not None and self.training:
+            asked_BL = labels != -100
+            hidden, labels = hidden[asked_BL], labels[asked_BL]
+        logits = self.predictions(hidden)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+
+__all__ = ["CustomBertForMaskedLM", "CustomBertForSequenceClassification", "CustomBertModel", "CustomBertPreTrainedModel"]

@@ -1,20 +1,23 @@
 """`python -m models.training`: makes the shipped checkpoints, and the table that says how good they are."""
 
 import argparse
+import math
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from models import register_architectures
 from models.int8 import RANGES_FILE, load_ranges
 from models.training import baselines
 from models.training.card import write_card
 from models.training.data import CACHE_DIR, Example, Splits, load_dataset, load_file
-from models.training.evaluation import Predictor, evaluation_sets, quality_table
-from models.training.inference import load_predictor
+from models.training.evaluation import Predictor, Scores, evaluate, evaluation_sets, quality_table, variance_table
+from models.training.inference import load_predictor, predictor
 from models.training.recipes import (
     CHECKPOINTS,
     MAKERS,
@@ -23,10 +26,11 @@ from models.training.recipes import (
     Recipe,
     card_facts,
     load_trained,
+    make_from,
     save,
-    with_epochs,
+    with_changes,
 )
-from models.training.trainer import Runtime
+from models.training.trainer import ClassWeights, Runtime
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for corpus, recipes in chosen_recipes(options.task).items():
             splits = load_splits(options, corpus)
             for recipe in recipes:
-                train(with_epochs(recipe, options.epochs), splits, options)
+                train(changed(recipe, options), splits, options)
             print(quality(splits, options, corpus))
     except (ValueError, FileNotFoundError) as error:
         print(f"models.training: {error}", file=sys.stderr)
@@ -63,12 +67,27 @@ def parser() -> argparse.ArgumentParser:
     run = result.add_argument_group("run")
     run.add_argument("--epochs", type=float, help="instead of the recipe's")
     run.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps, for a trial")
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument(
+        "--seeds", type=seeds, default=[0], help="0,1,2 trains three times, keeps the first and prints mean ± deviation"
+    )
     run.add_argument("--cpu", action="store_true", help="train on the CPU though there is a GPU")
     run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="mixed precision of training")
     run.add_argument("--gradient-checkpointing", action="store_true", help="less memory for more time; custom_bert only")
+    run.add_argument("--compile", action="store_true", help="torch.compile")
+    run.add_argument(
+        "--attn-implementation",
+        choices=["eager", "sdpa", "packed"],
+        help="packed: no padding, and on CUDA in half precision Flash attention",
+    )
     run.add_argument("--output-dir", type=Path, default=Path("runs"), help="checkpoints of the runs, to resume from")
     run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
+    learning = result.add_argument_group("learning")
+    learning.add_argument("--start-from", type=Path, help="a checkpoint folder with its tokenizer, instead of the recipe's start")
+    learning.add_argument(
+        "--class-weights", type=class_weights, help="balanced, or a weight for each label in order: 2,1,1 for negatives twice"
+    )
+    learning.add_argument("--layer-decay", type=float, help="each layer learns at this part of the rate of the one above it")
+    learning.add_argument("--freeze", type=int, help="the embeddings and so many first layers stay as they are")
     return result
 
 
@@ -79,6 +98,31 @@ def chosen_recipes(task: str) -> dict[str, list[Recipe]]:
     return {corpus: [recipe for recipe in chosen if recipe.corpus == corpus and task != "evaluate"] for corpus in corpora}
 
 
+def seeds(text: str) -> list[int]:
+    """`0,1,2`."""
+    return [int(part) for part in text.split(",")]
+
+
+def class_weights(text: str) -> ClassWeights:
+    """`balanced` or `2,1,1`."""
+    weights = () if text == "balanced" else tuple(float(part) for part in text.split(","))
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(text)
+    return weights or "balanced"
+
+
+def changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line says of learning; from a given checkpoint it learns from labels alone."""
+    return with_changes(
+        recipe,
+        epochs=options.epochs,
+        class_weights=options.class_weights,
+        layer_decay=options.layer_decay,
+        freeze=options.freeze,
+        teacher_weight=0.0 if options.start_from else None,
+    )
+
+
 def load_splits(options: argparse.Namespace, corpus: str) -> Splits:
     """The data of the command line; the texts of `--eval-file` are in no split."""
     held_out = [example.text for path in options.eval_file for example in load_file(path)]
@@ -86,38 +130,69 @@ def load_splits(options: argparse.Namespace, corpus: str) -> Splits:
 
 
 def train(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
-    """Makes one checkpoint with its tokenizer and card."""
+    """Makes one checkpoint with its tokenizer and card, from the first seed; more seeds are trained to see what they change."""
     print(f"{recipe.name}: {len(splits.train):,} texts to learn from, {len(splits.dev):,} to choose by", flush=True)
-    set_seed(options.seed)
+    scores: dict[str, list[Scores]] = defaultdict(list)
+    for seed in options.seeds:
+        model, tokenizer = train_once(recipe, splits, options, seed=seed)
+        if seed == options.seeds[0]:
+            save(recipe, model, tokenizer, splits)
+            write_recipe_card(recipe, splits, options)
+            model, tokenizer = load_trained(recipe)
+        if len(options.seeds) > 1:
+            for name, examples in sets(splits, options, recipe.corpus).items():
+                scores[name].append(evaluate(predictor(model, tokenizer), examples=examples))
+    if scores:
+        print(variance_table({f"{recipe.name}, seeds {', '.join(map(str, options.seeds))}": scores}))
+
+
+def train_once(
+    recipe: Recipe, splits: Splits, options: argparse.Namespace, *, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """One run."""
+    set_seed(seed)
+    folder = options.output_dir / recipe.name
     runtime = Runtime(
-        output_dir=options.output_dir / recipe.name,
-        seed=options.seed,
+        output_dir=folder if seed == options.seeds[0] else folder / f"seed-{seed}",
+        seed=seed,
         cpu=options.cpu,
         precision=options.precision,
         gradient_checkpointing=options.gradient_checkpointing,
+        compile=options.compile,
+        attn_implementation=options.attn_implementation,
         resume=options.resume,
         max_steps=options.max_steps,
     )
-    model, tokenizer = MAKERS[recipe.name](recipe, splits, runtime=runtime)
-    save(recipe, model, tokenizer, splits)
-    write_recipe_card(recipe, splits, options)
+    maker = partial(make_from, options.start_from) if options.start_from else MAKERS[recipe.name]
+    return maker(recipe, splits, runtime=runtime)
 
 
 def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
     """The card of the saved checkpoint, with its figures measured anew."""
     model, _ = load_trained(recipe)
-    predictor = load_predictor(CHECKPOINTS / recipe.name, TOKENIZERS / recipe.name)
-    table = quality_table({recipe.name: predictor}, sets(splits, options, recipe.corpus))
-    command = (
-        "python -m models.training "
-        + recipe.name
-        + "".join(
-            f" {flag} {shlex.quote(path.name)}"
-            for flag, paths in (("--data-folder", options.data_folder), ("--eval-file", options.eval_file))
-            for path in paths
-        )
+    table = quality_table(
+        {recipe.name: load_predictor(CHECKPOINTS / recipe.name, TOKENIZERS / recipe.name)}, sets(splits, options, recipe.corpus)
     )
+    command = f"python -m models.training {recipe.name}{shown(options)}"
     write_card(CHECKPOINTS / recipe.name, facts=card_facts(recipe, splits, model=model, command=command, quality=table))
+
+
+def shown(options: argparse.Namespace) -> str:
+    """The flags that decide what is learnt, for a card: of paths the last part."""
+    paths = [
+        (flag, path)
+        for flag, given in (("--data-folder", options.data_folder), ("--eval-file", options.eval_file))
+        for path in given
+    ]
+    paths += [("--start-from", options.start_from)] if options.start_from else []
+    flags = [(flag, path.name) for flag, path in paths]
+    flags += [
+        (f"--{name.replace('_', '-')}", ",".join(map(str, given)) if isinstance(given, tuple) else str(given))
+        for name in ("epochs", "class_weights", "layer_decay", "freeze")
+        if (given := getattr(options, name)) is not None
+    ]
+    flags += [("--max-steps", str(options.max_steps))] if options.max_steps > 0 else []
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in flags)
 
 
 def quality(splits: Splits, options: argparse.Namespace, corpus: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
@@ -42,6 +43,15 @@ def score(labels: Sequence[int], predictions: Sequence[int]) -> Scores:
     )
 
 
+def recalls(labels: Sequence[int], predictions: Sequence[int]) -> list[float]:
+    """Of each class that occurs among the labels the part that was found.
+
+    >>> recalls([0, 0, 1], [0, 1, 1])
+    [0.5, 1.0]
+    """
+    return recall_score(labels, predictions, labels=sorted(set(labels)), average=None, zero_division=0).tolist()
+
+
 def evaluation_sets(
     test: Sequence[Example], *, files: Iterable[Path] = (), corpus: str = "english"
 ) -> dict[str, Sequence[Example]]:
@@ -62,6 +72,26 @@ def quality_table(predictors: Mapping[str, Predictor], sets: Mapping[str, Sequen
     for name, predict in predictors.items():
         rows.append([name, *(str(evaluate(predict, examples=examples)) for examples in sets.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def variance_table(runs: Mapping[str, Mapping[str, Sequence[Scores]]]) -> str:
+    """A Markdown table: models down, sets across, and mean ± standard deviation (of the sample) over the runs where they meet."""
+    sets = list(next(iter(runs.values())))
+    header = ["accuracy / macro-F1 / macro-recall, %", *sets]
+    rows = [header, ["---"] * len(header)]
+    rows += [[name, *(mean_and_deviation(of_model[known]) for known in sets)] for name, of_model in runs.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def mean_and_deviation(runs: Sequence[Scores]) -> str:
+    """
+    >>> mean_and_deviation([Scores(0.7, 0.6, 0.6), Scores(0.8, 0.6, 0.7)])
+    '75.0 ± 7.1 / 60.0 ± 0.0 / 65.0 ± 7.1'
+    """
+    measures = zip(*((run.accuracy, run.macro_f1, run.macro_recall) for run in runs), strict=True)
+    return " / ".join(
+        f"{100 * fmean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "") for values in measures
+    )
 
 
 def evaluate(predict: Predictor, *, examples: Sequence[Example]) -> Scores:

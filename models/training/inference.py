@@ -38,6 +38,10 @@ def load_predictor(checkpoint: Path, tokenizer: Path, *, int8: bool = False) -> 
     if int8:
         prepare_for_inference(model)
         quantize(model, checkpoint)
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    return predictor(model, AutoTokenizer.from_pretrained(tokenizer))
+
+
+def predictor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 512) -> Predictor:
+    """The class of each text, as an index of `LABELS` whatever the model's own are."""
     classes = torch.tensor([LABELS.index(model.config.id2label[index]) for index in range(model.config.num_labels)])
-    return lambda texts: classes[predict_logits(model, loaded, texts).argmax(dim=-1)].tolist()
+    return lambda texts: classes[predict_logits(model, tokenizer, texts, max_tokens=max_tokens).argmax(dim=-1)].tolist()
