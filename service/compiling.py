@@ -1,7 +1,8 @@
-"""A packed forward under torch.compile: one graph for every batch, compiled at start and held against the forward it was made of.
+"""A packed forward under torch.compile: one graph for every batch, made at start and held against the forward it was made of.
 
-`S` texts, `T` tokens. The compiler makes a graph of its own for one of anything, and two graphs may round differently: so a lone
-text gets an empty one behind it, and a lone token is left to the forward that is not compiled.
+`S` texts, `T` tokens. Two graphs may round differently, so that a score would depend on its batch. The compiler makes a graph of
+its own for one of anything and for a missing input: hence a lone text gets an empty one behind it, token types are always given,
+and a lone token is left to the forward that is not compiled.
 """
 
 import logging
@@ -25,10 +26,15 @@ TOLERANCE = 0.05
 class CompiledForward:
     """`forward`, which takes a model and a pack, with the model compiled. Calling it gives logits (S, labels)."""
 
-    def __init__(self, model: nn.Module, forward: Forward) -> None:
+    def __init__(self, model: nn.Module, forward: Forward, *, takes_types: bool) -> None:
+        # Every model's forward begins in the same wrapper of transformers, and the compiler counts graphs by code. Without the
+        # filter a graph holds only until transformers has seen another class: it keeps them in a table.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit
+        options = {"guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe}
         self._model = model
-        self._compiled: nn.Module = torch.compile(model, dynamic=True, fullgraph=True)
+        self._compiled: nn.Module = torch.compile(model, dynamic=True, fullgraph=True, options=options)
         self._forward = forward
+        self._takes_types = takes_types
 
     def __call__(self, pack: Pack) -> torch.Tensor:
         texts = len(pack.bounds) - 1
@@ -36,17 +42,24 @@ class CompiledForward:
             return self._forward(self._model, pack)
         if texts == 1:
             pack = msgspec.structs.replace(pack, bounds=np.append(pack.bounds, pack.bounds[-1:]))
+        if self._takes_types and pack.types is None:
+            pack = msgspec.structs.replace(pack, types=np.zeros_like(pack.ids))
         return self._forward(self._compiled, pack)[:texts]
 
     def check(self, packs: Sequence[Pack], *, threads: Iterable[int]) -> None:
         """Compiles, for each number of threads on a CPU since a graph is bound to it. Raises ValueError where the scores are
         others than those of the plain forward, and what the compiler raises (RuntimeError)."""
         started_at = time.monotonic()
-        expected = [self._forward(self._model, pack).float() for pack in packs]
-        for count in threads:
-            torch.set_num_threads(count)
-            for pack, wanted in zip(packs, expected, strict=True):
-                worst = float((self(pack).float() - wanted).abs().max())
-                if not worst <= TOLERANCE * float(wanted.abs().max()):
-                    raise ValueError(f"logits are {worst:.3g} away from those of the forward that is not compiled")
+        torch.compiler.set_stance("default")
+        try:
+            expected = [self._forward(self._model, pack).float() for pack in packs]
+            for count in threads:
+                torch.set_num_threads(count)
+                for pack, wanted in zip(packs, expected, strict=True):
+                    worst = float((self(pack).float() - wanted).abs().max())
+                    if not worst <= TOLERANCE * float(wanted.abs().max()):
+                        raise ValueError(f"logits are {worst:.3g} away from those of the forward that is not compiled")
+        finally:
+            # From now on no request waits for the compiler: what it has not foreseen is computed by the plain forward.
+            torch.compiler.set_stance("eager_on_recompile")
         log.info("compiled the forward in %.1f s", time.monotonic() - started_at)

@@ -161,7 +161,7 @@ class Engine:
     @torch.inference_mode()
     def _compile(self, settings: Settings) -> CompiledForward | None:
         """None, with the reason in the log, where the model can't be compiled or scores otherwise."""
-        compiled = CompiledForward(self.model, self._plain_forward)
+        compiled = CompiledForward(self.model, self._plain_forward, takes_types=self.takes_types)
         threads = {settings.lone_thread_count(), settings.thread_count()} if self.device.type == "cpu" else ()
         try:
             compiled.check([pack(texts, with_types=self.takes_types) for texts in self._trial_batches()], threads=threads or (1,))

@@ -82,6 +82,7 @@ def test_a_model_that_can_t_be_compiled_is_served_as_it_is(
 @needs_compiler
 @pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
 def test_an_int8_layer_compiles_into_the_same_integers() -> None:
+    torch.compiler.set_stance("default")
     torch.manual_seed(0)
     inputs_MK = torch.randn(9, 64)
     layer = FbgemmLinear(nn.Linear(64, 96), torch.stack([inputs_MK.amin(0), inputs_MK.amax(0)]))
