@@ -34,6 +34,7 @@ def tiny(checkpoints: Mapping[str, Path]) -> Iterator[Mapping[bool, Engine]]:
         for compiled in (False, True)
     }
     torch.set_num_threads(threads)
+    torch.compiler.set_stance("default")
 
 
 def texts_of(lengths: tuple[int, ...], *, typed: bool) -> list[TextIds]:
