@@ -17,7 +17,7 @@ import dataclasses
 import json
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from pathlib import Path
@@ -151,13 +151,18 @@ def shares(load: Load) -> list[Load]:
 
 
 def run_one(load: Load, texts: Sequence[str]) -> Recorded:
-    """`measure` in a new event loop, uvloop's where it is installed."""
+    """`measure` in a new event loop."""
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        return runner.run(measure(load, texts))
+
+
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's, where it is installed."""
     try:
         from uvloop import new_event_loop
     except ImportError:
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(measure(load, texts))
+        return asyncio.new_event_loop
+    return new_event_loop
 
 
 def main() -> None:

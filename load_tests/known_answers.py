@@ -1,39 +1,52 @@
 """`python -m load_tests.known_answers`: many requests whose answers are known, compared one by one, while memory is watched.
 
 Each text is scored alone first, on an otherwise idle service. Then many connections send them in requests of one text to a few,
-to all served models at once, and every logit that comes back is held against the one known. Prints what was found; the exit
-status is 1 if an answer was wrong or missing, or if a process grew by more than `GROWTH_LIMIT` in the second half.
+to all served models at once, and every logit that comes back is held against the one known. Memory is looked at after a tenth of
+the requests, which is the warm-up, and after each tenth that follows. Prints what was found; the exit status is 1 if an answer
+was wrong or missing, if a process ended, or if one was ever more than `GROWTH_LIMIT` larger than after the warm-up.
 """
 
 import argparse
 import asyncio
-import json
+import math
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 import psutil
 
-from load_tests.servers import ServerError, exit_on_sigterm, running
+from load_tests.generator import event_loop
+from load_tests.servers import ROOT, ServerError, exit_on_sigterm, running
 from load_tests.texts import user_texts
 
-MODELS = ("sentiment-bert", "sentiment-lstm")
+MODELS = ",".join(f"{name}={ROOT / 'models' / 'checkpoints' / name}" for name in ("sentiment-bert", "sentiment-lstm"))
+LOOKS = 10
 GROWTH_LIMIT = 0.02
 Logits = Mapping[str, float]
 
 
 @dataclass
 class Found:
-    """What came back. `worst`: the largest difference of a logit."""
+    """What came back. `worst`: the largest difference of a logit. `resident`: bytes of each process, at each look."""
 
     requests: int = 0
     texts: int = 0
     worst: float = 0.0
     wrong: list[str] = field(default_factory=list)
+    resident: list[dict[int, int]] = field(default_factory=list)
+
+    def growths(self) -> dict[int, float]:
+        """By how much each process was larger than after the warm-up, at most; infinite for one that ended or came later."""
+        first, *later = self.resident
+        return {
+            pid: max((look[pid] / first[pid] - 1 if pid in look and pid in first else math.inf) for look in later)
+            for pid in first.keys() | later[-1].keys()
+        }
 
 
 class Client:
@@ -47,14 +60,14 @@ class Client:
 
     async def ask(self, model: str, texts: Sequence[str]) -> list[Logits]:
         """Logits by label for each text. ValueError for any status but 200."""
-        body = json.dumps({"model": model, "inputs": list(texts), "raw_scores": True}).encode()
+        body = orjson.dumps({"model": model, "inputs": list(texts), "raw_scores": True})
         self._writer.write(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         answer = await self._reader.readexactly(length)
         if not head.startswith(b"HTTP/1.1 200 "):
             raise ValueError(answer.decode())
-        return [{row["label"]: row["score"] for row in rows} for rows in json.loads(answer)]
+        return [{row["label"]: row["score"] for row in rows} for rows in orjson.loads(answer)]
 
 
 def main() -> int:
@@ -64,8 +77,12 @@ def main() -> int:
     arguments = ["-m", "service", "--host", "127.0.0.1", "--port", str(options.port), "--dtype", options.dtype]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with running(arguments, ready_url=f"http://127.0.0.1:{options.port}/ready", log=Path(folder) / "log") as process:
-                return asyncio.run(check(options, process))
+            ready_url = f"http://127.0.0.1:{options.port}/ready"
+            with (
+                running([*arguments, "--models", options.models], ready_url=ready_url, log=Path(folder) / "log") as process,
+                asyncio.Runner(loop_factory=event_loop()) as runner,
+            ):
+                return runner.run(check(options, process))
         except ServerError as error:
             print(error, file=sys.stderr)
             return 2
@@ -74,65 +91,76 @@ def main() -> int:
 async def check(options: argparse.Namespace, process: psutil.Process) -> int:
     """The whole run against one server."""
     texts = user_texts(options.texts)
-    known = await ask_alone(options.port, texts)
-    print(f"{len(texts)} texts scored alone by {', '.join(MODELS)}", flush=True)
+    models = [entry.partition("=")[0] for entry in options.models.split(",")]
+    known = await ask_alone(options.port, models, texts)
+    print(f"{len(texts)} texts scored alone by {', '.join(models)}", flush=True)
     started_at = time.perf_counter()
-    first = await ask_all(options, texts, known, requests=options.requests // 2)
-    early = resident(process)
-    rest = await ask_all(options, texts, known, requests=options.requests - options.requests // 2)
-    late = resident(process)
+    found = await ask_all(options, models, texts, known, look=lambda: resident(process))
     seconds = time.perf_counter() - started_at
-    wrong = first.wrong + rest.wrong
-    requests = first.requests + rest.requests
     print(
-        f"{requests} requests, {first.texts + rest.texts} texts in {seconds:.0f} s over {options.connections} connections, "
-        f"{options.dtype}: {len(wrong)} wrong; largest difference of a logit {max(first.worst, rest.worst):.2g} "
+        f"{found.requests} requests, {found.texts} texts in {seconds:.0f} s over {options.connections} connections, "
+        f"{options.dtype}: {len(found.wrong)} wrong; largest difference of a logit {found.worst:.2g} "
         f"(tolerance {options.tolerance:g})"
     )
-    for line in wrong[:5]:
+    for line in found.wrong[:5]:
         print(f"  {line}")
-    growths = {pid: late[pid] / early[pid] - 1 for pid in early.keys() & late.keys()}
+    names = {child.pid: child.name() for child in tree(process)}
+    growths = found.growths()
     for pid, growth in growths.items():
-        print(f"  process {pid}: {early[pid] / 2**20:.0f} MiB half way, {late[pid] / 2**20:.0f} MiB at the end ({growth:+.1%})")
-    is_flat = early.keys() == late.keys() and max(growths.values()) <= GROWTH_LIMIT
-    return 0 if not wrong and requests == options.requests and is_flat else 1
+        sizes = " ".join(f"{look[pid] / 2**20:.0f}" if pid in look else "-" for look in found.resident)
+        print(f"  {names.get(pid, 'ended')} {pid}: {sizes} MiB; at most {growth:+.1%} after the warm-up")
+    is_flat = max(growths.values()) <= GROWTH_LIMIT
+    return 0 if not found.wrong and found.requests == options.requests and is_flat else 1
 
 
-async def ask_alone(port: int, texts: Sequence[str]) -> dict[tuple[str, str], Logits]:
+async def ask_alone(port: int, models: Sequence[str], texts: Sequence[str]) -> dict[tuple[str, str], Logits]:
     """The answers, by (model, text)."""
     client = Client(port)
     await client.open()
-    return {(model, text): (await client.ask(model, [text]))[0] for model in MODELS for text in texts}
+    return {(model, text): (await client.ask(model, [text]))[0] for model in models for text in texts}
 
 
 async def ask_all(
-    options: argparse.Namespace, texts: Sequence[str], known: Mapping[tuple[str, str], Logits], *, requests: int
+    options: argparse.Namespace,
+    models: Sequence[str],
+    texts: Sequence[str],
+    known: Mapping[tuple[str, str], Logits],
+    *,
+    look: Callable[[], dict[int, int]],
 ) -> Found:
-    """`requests` requests over all connections."""
+    """All requests over all connections, and a look at the memory after each tenth."""
     found = Found()
-    left = iter(range(requests))
-    step = max(1, requests // 10)
+    left = looking(options.requests, found, look)
 
     async def keep_asking(seed: int) -> None:
         generator = random.Random(seed)
         client = Client(options.port)
         await client.open()
-        for number in left:
-            model = generator.choice(MODELS)
+        for _ in left:
+            model = generator.choice(models)
             chosen = generator.choices(texts, k=generator.randint(1, options.most_texts))
             try:
                 answers = await client.ask(model, chosen)
-            except ValueError as error:
+            except (ValueError, EOFError, OSError) as error:  # refused, or the connection was lost
                 found.wrong.append(str(error))
                 continue
             found.requests += 1
             found.texts += len(chosen)
             compare(found, answers, [known[model, text] for text in chosen], tolerance=options.tolerance)
-            if number % step == step - 1:
-                print(f"  {number + 1} of {requests}", file=sys.stderr, flush=True)
 
     await asyncio.gather(*(keep_asking(seed) for seed in range(options.connections)))
+    found.resident.append(look())
     return found
+
+
+def looking(requests: int, found: Found, look: Callable[[], dict[int, int]]) -> Iterator[int]:
+    """The requests' numbers; what is looked at, while they run, goes to `found`."""
+    step = max(1, requests // LOOKS)
+    for number in range(requests):
+        if number and number % step == 0 and len(found.resident) < LOOKS - 1:
+            found.resident.append(look())
+            print(f"  {number} of {requests}", file=sys.stderr, flush=True)
+        yield number
 
 
 def compare(found: Found, answers: Sequence[Logits], expected: Sequence[Logits], *, tolerance: float) -> None:
@@ -141,15 +169,20 @@ def compare(found: Found, answers: Sequence[Logits], expected: Sequence[Logits],
         found.wrong.append(f"{len(answers)} answers to {len(expected)} texts")
         return
     for answer, right in zip(answers, expected, strict=True):
-        worst = max(abs(answer[label] - right[label]) for label in right) if answer.keys() == right.keys() else float("inf")
-        found.worst = max(found.worst, worst)
-        if not worst <= tolerance:
+        differences = [abs(answer[label] - right[label]) for label in right] if answer.keys() == right.keys() else [math.inf]
+        found.worst = max(found.worst, *differences)
+        if not all(difference <= tolerance for difference in differences):  # NaN is above none, and below none
             found.wrong.append(f"{dict(answer)} where {dict(right)} is right")
 
 
 def resident(process: psutil.Process) -> dict[int, int]:
     """Bytes of memory held by each process of the service."""
-    return {child.pid: child.memory_info().rss for child in [process, *process.children(recursive=True)]}
+    return {child.pid: child.memory_info().rss for child in tree(process)}
+
+
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    """The process and all below it."""
+    return [process, *process.children(recursive=True)]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,6 +192,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--connections", type=int, default=64)
     result.add_argument("--most-texts", type=int, default=4, help="in one request")
     result.add_argument("--texts", type=int, default=2000, help="different texts")
+    result.add_argument("--models", default=MODELS, help="as the service takes it: name=folder, comma-separated")
     result.add_argument("--dtype", default="float32")
     result.add_argument(
         "--tolerance", type=float, default=1e-5, help="of a logit; float32 sums in another order for another batch"

@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 READY_S = 180
 SAFETY_S = 60
+warm_start.prepare()  # while the tests are collected
 # What `make drills` prints: fault, what must be seen, what was, outcome.
 DRILLS: list[tuple[str, str, str, str]] = []
 Process = subprocess.Popen[bytes] | warm_start.WarmProcess

@@ -32,8 +32,12 @@ LIBRARIES = (
 )  # not prometheus_client, which looks for its folder when it is imported
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(list(LIBRARIES))
-multiprocessing.forkserver.ensure_running()  # it imports while the tests are collected
 HUB = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
+
+
+def prepare() -> None:
+    """Lets the imports begin."""
+    multiprocessing.forkserver.ensure_running()
 
 
 def can_start(environment: Mapping[str, str]) -> bool:
@@ -45,6 +49,7 @@ class WarmProcess:
     """`python -m MODULE ARGUMENTS`, with the part of `subprocess.Popen` that the tests use."""
 
     def __init__(self, module: str, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> None:
+        log.touch()
         # Not a daemon, which may have no children; `Server.close` ends it.
         options = {"cwd": cwd, "environment": dict(environment), "log": log}
         self._process: ForkServerProcess = FORKS.Process(target=run_module, args=(module, list(arguments)), kwargs=options)

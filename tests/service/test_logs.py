@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -79,45 +80,52 @@ def test_what_is_no_repetition_is_written(record: Record) -> None:
     assert all(repeats.filter(record("request", level=logging.INFO)) for _ in range(3))
 
 
-def output(line: str, log_format: str) -> str:
-    """What a process that configures its log and then runs `line` writes to standard error."""
-    setup = "import logging, threading, warnings; from service.logs import configure_logging"
-    source = f"{setup}; configure_logging('info', '{log_format}'); {line}"
-    return subprocess.run(
-        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    ).stderr
+LINES = {
+    "raised": "1 / 0",
+    "raised in a thread": "t = threading.Thread(target=lambda: 1 / 0, name='side'); t.start(); t.join()",
+    "logged by transformers": "logging.getLogger('transformers.utils').warning('hello')",
+    "logged by litserve": "import litserve; configure_logging('info', 'json'); "
+    "logging.getLogger('litserve.server').warning('hello')",
+    "warned": "warnings.warn('hello')",
+    "logged by us": "logging.getLogger('valence').info('hello'); logging.getLogger('valence').debug('hush')",
+}
+# Imports, which take seconds, and forks for each line, which then ends a main module: nobody catches what it raises.
+PROCESSES = """
+import json, logging, os, sys, threading, warnings
+from service.logs import configure_logging
+
+for log_format in ("auto", "json", "text"):
+    for name, line in json.loads(sys.argv[1]).items():
+        if os.fork() == 0:
+            os.dup2(os.open(f"{name}.{log_format}", os.O_WRONLY | os.O_CREAT), 2)
+            configure_logging("info", log_format)
+            exec(line)
+            sys.exit()
+        os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], str]:
+    """What a process that configures its log and then runs a line writes to standard error."""
+    folder = tmp_path_factory.mktemp("output")
+    command = [sys.executable, "-c", PROCESSES, json.dumps(LINES)]
+    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120, check=True)
+    return lambda name, log_format: (folder / f"{name}.{log_format}").read_text()
 
 
 @pytest.mark.parametrize("log_format", ["auto", "json"])
-@pytest.mark.parametrize(
-    ("line", "message", "exception"),
-    [
-        ("1 / 0", "uncaught ZeroDivisionError in MainThread", "ZeroDivisionError"),
-        (
-            "t = threading.Thread(target=lambda: 1 / 0, name='side'); t.start(); t.join()",
-            "uncaught ZeroDivisionError in side",
-            "Zero",
-        ),
-    ],
-)
-def test_what_nothing_caught_is_a_line_too(line: str, message: str, exception: str, log_format: str) -> None:
-    said = json.loads(output(line, log_format))
-    assert (said["level"], said["message"]) == ("critical", message)
-    assert exception in said["exception"]
+@pytest.mark.parametrize(("name", "thread"), [("raised", "MainThread"), ("raised in a thread", "side")])
+def test_what_nothing_caught_is_a_line_too(output: Callable[..., str], name: str, thread: str, log_format: str) -> None:
+    said = json.loads(output(name, log_format))
+    assert (said["level"], said["message"]) == ("critical", f"uncaught ZeroDivisionError in {thread}")
+    assert "ZeroDivisionError" in said["exception"]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "logging.getLogger('transformers.utils').warning('hello')",
-        "import litserve; configure_logging('info', 'json'); logging.getLogger('litserve.server').warning('hello')",
-        "warnings.warn('hello')",
-    ],
-)
-def test_libraries_write_in_our_format(line: str) -> None:
-    assert "hello" in json.loads(output(line, "json"))["message"]
+@pytest.mark.parametrize("name", ["logged by transformers", "logged by litserve", "warned"])
+def test_libraries_write_in_our_format(output: Callable[..., str], name: str) -> None:
+    assert "hello" in json.loads(output(name, "json"))["message"]
 
 
-def test_text_is_what_is_asked_for() -> None:
-    said = output("logging.getLogger('valence').info('hello'); logging.getLogger('valence').debug('hush')", "text")
-    assert re.fullmatch(r"[\d-]+ [\d:,]+ INFO    valence \[\d+] hello\n", said)
+def test_text_is_what_is_asked_for(output: Callable[..., str]) -> None:
+    assert re.fullmatch(r"[\d-]+ [\d:,]+ INFO    valence \[\d+] hello\n", output("logged by us", "text"))

@@ -2,10 +2,10 @@
 
 import fcntl
 import itertools
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -69,15 +69,12 @@ def test_the_right_to_change_is_had_by_one_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-FOLLOWER = """
-import sys
-from pathlib import Path
-from service.roster import Followers
-follower = Followers(Path(sys.argv[1]))
-for line in sys.stdin:
-    follower.came_to(int(line))
-    print("done", flush=True)
-"""
+def follow(orders: Connection, folder: Path) -> None:
+    """Another process's part: it comes to the generations that it is told."""
+    follower = Followers(folder)
+    while True:
+        follower.came_to(orders.recv())
+        orders.send("done")
 
 
 def test_a_process_is_waited_for_until_it_comes_along_or_dies(tmp_path: Path) -> None:
@@ -85,19 +82,17 @@ def test_a_process_is_waited_for_until_it_comes_along_or_dies(tmp_path: Path) ->
     mine.came_to(3)
     assert [mine.behind(generation) for generation in (3, 4)] == [0, 1]
     mine.came_to(4)
-    with subprocess.Popen(
-        [sys.executable, "-c", FOLLOWER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-        for generation, behind in ((3, 1), (4, 0), (2, 1)):
-            other.stdin.write(f"{generation}\n")
-            other.stdin.flush()
-            other.stdout.readline()
-            assert mine.behind(4) == behind
-        other.kill()
-        other.wait()
-        assert mine.behind(4) == 0
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    other = fork.Process(target=follow, args=(there, tmp_path))
+    other.start()
+    for generation, behind in ((3, 1), (4, 0), (2, 1)):
+        here.send(generation)
+        assert here.recv() == "done"
+        assert mine.behind(4) == behind
+    other.kill()
+    other.join()
+    assert mine.behind(4) == 0
 
 
 def test_a_process_that_has_not_read_the_roster_yet_is_behind(tmp_path: Path) -> None:
