@@ -124,7 +124,7 @@ class Explanations:
             first.started_at = now
             ids, baseline = id_array(job.token_ids).tolist(), id_array(job.baseline_ids).tolist()
             first.under_way = Attribution(model, ids, baseline, max_steps=self.max_steps, target=job.target)
-        if not first.under_way.done:
+        else:
             first.under_way.advance()
         if not first.under_way.done:
             return None

@@ -83,18 +83,20 @@ def suggestion(field: str, known: frozenset[str]) -> str:
 
 
 def config(subject: Subject) -> Section:
-    """Unknown fields, fields of the file that nothing reads, and what does not fit the tokenizer."""
+    """Unknown fields, fields that were set to something and that nothing reads, and what does not fit the tokenizer."""
     stored = json.loads((subject.folder / "config.json").read_text(encoding="utf-8"))
+    found = subject.model.config
     unknown = unknown_fields(subject.folder)
-    unread = unread_fields(subject)
     rows = list(unknown.rows) if unknown is not None else []
     told = {row[0] for row in rows}
-    rows += [(field, "never read", "the model does not ask for it") for field in unread if field in stored and field not in told]
-    rows += misfits(subject.model.config, subject.tokenizer)
+    defaults = {name: field.default for name, field in getattr(type(found), "__dataclass_fields__", {}).items()}
+    unread = [field for field in unread_fields(subject) if field not in told]
+    idle = [field for field in unread if field not in stored or (field in defaults and stored[field] == defaults[field])]
+    rows += [(field, "never read", "the model does not ask for it") for field in unread if field not in idle]
+    rows += misfits(found, subject.tokenizer)
     notes = [f"{len(rows) or 'No'} finding{'s' * (len(rows) != 1)}, in {len(stored)} fields."]
-    idle = [field for field in unread if field not in stored]
     if idle:
-        notes.append(f"Not in the file, and this model would not read them: {', '.join(idle)}.")
+        notes.append(f"At their defaults, and not read by this model: {', '.join(idle)}.")
     return Section("config", ("field", "finding", "detail"), rows, notes)
 
 

@@ -257,7 +257,7 @@ def models(
 @pytest.fixture(scope="session")
 def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Every model, two HTTP processes, small limits. It must stop cleanly at the end of the run."""
-    flags = ("--http-processes", "2", "--payload-limit", "100000", "--max-client-batch-size", "64")
+    flags = ("--http-processes", "2", "--payload-limit", "100000", "--max-client-batch-size", "64", "--explain-steps", "64")
     running = Server(models, *flags, log=tmp_path_factory.mktemp("server") / "log", cold=True)
     try:
         running.wait_until_ready()

@@ -43,6 +43,14 @@ class CountingQueue(TextQueue):
         self.dropped[model] += texts
 
 
+def test_a_taker_is_woken_without_a_text_and_only_once() -> None:
+    queue = queue_of()
+    queue.wake()
+    assert queue.take() is None
+    queue.put(job(0, 1), reply_to=1)
+    assert places(queue.take()[1]) == [(0, 0)]
+
+
 def places(batch: Sequence[QueuedText]) -> list[tuple[int, int]]:
     return [(text.job_id, text.index) for text in batch]
 

@@ -16,18 +16,13 @@ from service.settings import Settings
 
 
 @pytest.fixture
-def get_info(
-    settings_of: Callable[..., Settings],
-    catalog: Mapping[str, ServedModel],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+def send(
+    settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel], tmp_path: Path
 ) -> Callable[..., httpx.Response]:
-    """`GET /info`, made a route that changes the service."""
-    monkeypatch.setattr(edge, "ADMIN_ROUTES", frozenset({("GET", "/info")}))
-
+    """A request to an edge of its own, with the settings that are given."""
     RosterFile(tmp_path).write(Roster.of(list(catalog.values())))
 
-    def get(key: str, **fields: object) -> httpx.Response:
+    def send_one(method: str, path: str, *, key: str = "", json: object = None, **fields: object) -> httpx.Response:
         settings = settings_of(**fields)
         access = Access(settings, http_processes=1)
         app = Edge(
@@ -42,11 +37,18 @@ def get_info(
 
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-                return await client.get("/info", headers={"x-api-key": key})
+                return await client.request(method, path, headers={"x-api-key": key}, json=json)
 
         return asyncio.run(ask())
 
-    return get
+    return send_one
+
+
+@pytest.fixture
+def get_info(send: Callable[..., httpx.Response], monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
+    """`GET /info`, made a route that changes the service."""
+    monkeypatch.setattr(edge, "ADMIN_ROUTES", frozenset({("GET", "/info")}))
+    return lambda key, **fields: send("GET", "/info", key=key, **fields)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,18 @@ def test_a_route_that_changes_the_service_takes_an_admin_key(
     answer = get_info(key, **fields)
     assert answer.status_code == status
     assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+
+
+@pytest.mark.parametrize("body", [{"inputs": "good"}, {"inputs": 3}, {}])
+def test_explanations_are_off_unless_asked_for(send: Callable[..., httpx.Response], body: dict[str, object]) -> None:
+    answer = send("POST", "/explain", json=body)
+    assert (answer.status_code, answer.json()["error_type"]) == (404, "not_found")
+
+
+def test_an_explanation_takes_a_key(send: Callable[..., httpx.Response]) -> None:
+    assert send("POST", "/explain", json={"inputs": "good"}, api_key="client", explain_steps=8).status_code == 401
+
+
+def test_an_explanation_without_a_worker_is_refused(send: Callable[..., httpx.Response]) -> None:
+    answer = send("POST", "/explain", json={"inputs": "good"}, explain_steps=8)
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "unhealthy")

@@ -4,11 +4,28 @@ import msgspec
 import numpy as np
 import pytest
 
-from service.frames import LENGTH, Answer, Cancel, FrameReader, Hello, Job, Load, Loaded, Message, Serving, encode, id_array
+from service.frames import (
+    LENGTH,
+    Answer,
+    Cancel,
+    Explain,
+    Explained,
+    FrameReader,
+    Hello,
+    Job,
+    Load,
+    Loaded,
+    Message,
+    Serving,
+    encode,
+    id_array,
+)
 
 JOB = Job(id=7, model=1, deadline=12.5, sent_at=2.25, lengths=[2, 1], token_ids=np.array([5, 70000, 9], "<i4").tobytes())
 ANSWER = Answer(id=7, texts=[1], logits=np.array([0.5, -1], "<f4").tobytes(), failed=[0], queue_s=0.25, inference_s=0.5)
 HELLO = Hello(pid=42, device="cpu/0", details={0: {"dtype": "float32"}, 2**40: {}})
+EXPLAIN = Explain(id=8, model=1, deadline=12.5, sent_at=2.25, token_ids=b"\5\0\0\0", baseline_ids=b"\4\0\0\0", target=2)
+EXPLAINED = Explained(id=8, target=2, score=1.5, baseline_score=-1, attributions=b"\0" * 8, steps=8, tolerance=0.5)
 SERVING, LOAD, LOADED = Serving([0, 2**40]), Load(3, b"{}"), Loaded(3, "no")
 MESSAGES: list[Message] = [
     JOB,
@@ -16,6 +33,8 @@ MESSAGES: list[Message] = [
     Cancel(id=7),
     ANSWER,
     HELLO,
+    EXPLAIN,
+    EXPLAINED,
     SERVING,
     LOAD,
     LOADED,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from service.batching import QueuedText, TextQueue
+from service.explaining import Explanations
 from service.frames import Answer, Cancel, Job
 from service.packs import TextIds
 from service.worker import BatchLoop, answers, score
@@ -136,6 +137,7 @@ def loop() -> BatchLoop:
     loop = BatchLoop(
         {0: OverlappingEngine()},  # type: ignore[dict-item]
         TextQueue(max_batch_tokens=4, on_dropped=lambda *_: None),
+        Explanations({}, max_steps=1),
         send=lambda by_connection: sent.extend(by_connection[1]),
         meter=Meter(),  # type: ignore[arg-type]
         cores=nullcontext(),
