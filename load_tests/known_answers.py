@@ -21,7 +21,7 @@ import psutil
 from load_tests.servers import ServerError, exit_on_sigterm, running
 from load_tests.texts import user_texts
 
-MODELS = ("sentiment-bert", "sentiment-lstm")
+MODELS = ("sentiment-bert", "sentiment-lstm", "sentiment-lstm-zh")
 GROWTH_LIMIT = 0.02
 Logits = Mapping[str, float]
 
