@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     )
 
     models: Names = Field(
-        default=(f"sentiment-bert={CHECKPOINTS}/sentiment-bert", f"sentiment-lstm={CHECKPOINTS}/sentiment-lstm"),
+        default=tuple(f"{name}={CHECKPOINTS}/{name}" for name in ("sentiment-bert", "sentiment-lstm", "sentiment-lstm-zh")),
         description="What to serve, as name=folder or, from a hub, name=org/repo@revision; the first is the default model.",
     )
     import_modules: Names = Field(default=(), description="Modules to import first; each registers architectures of its own.")

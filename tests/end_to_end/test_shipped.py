@@ -14,8 +14,16 @@ EXAMPLES = {
     "The food was great but the service ruined the evening.": "negative",
     "terrible": "negative",
 }
-DTYPES = {"float32": {"sentiment-bert": "float32", "sentiment-lstm": "float32"},
-          "int8": {"sentiment-bert": "int8", "sentiment-lstm": "float32"}}  # fmt: skip
+CHINESE = {
+    "这本书写得真好": "positive",
+    "不好": "negative",
+    "不错": "positive",
+    "外观漂亮，但是质量太差了": "negative",
+    "虽然价格贵，但是质量非常好": "positive",
+    "😍😍": "positive",
+}
+LSTMS = {"sentiment-lstm": "float32", "sentiment-lstm-zh": "float32"}
+DTYPES = {"float32": {"sentiment-bert": "float32", **LSTMS}, "int8": {"sentiment-bert": "int8", **LSTMS}}
 
 
 def test_info_says_the_dtype_of_each_model(shipped: tuple[str, Any]) -> None:
@@ -29,10 +37,17 @@ def test_plain_cases_are_right(shipped: tuple[str, Any], text: str, label: str) 
     assert shipped[1].predict(text).json()[0]["label"] == label
 
 
-@pytest.mark.parametrize("model", ["sentiment-bert", "sentiment-lstm"])
+@pytest.mark.parametrize(("text", "label"), list(CHINESE.items()))
+def test_plain_chinese_cases_are_right(shipped: tuple[str, Any], text: str, label: str) -> None:
+    scores = shipped[1].predict(text, model="sentiment-lstm-zh").json()
+    assert {item["label"] for item in scores} == {"positive", "negative"}
+    assert scores[0]["label"] == label
+
+
+@pytest.mark.parametrize("model", ["sentiment-bert", *LSTMS])
 def test_a_text_scores_the_same_alone_in_a_list_and_among_others(shipped: tuple[str, Any], model: str) -> None:
     _, server = shipped
-    texts = [*EXAMPLES, *(f"{text} {text}" for text in EXAMPLES)]
+    texts = [*EXAMPLES, *CHINESE, *(f"{text} {text}" for text in EXAMPLES)]
     alone = [server.predict(text, model=model).json() for text in texts]
     together = server.predict(texts, model=model).json()
     with ThreadPoolExecutor(32) as pool:

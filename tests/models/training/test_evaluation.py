@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from models.training.baselines import fit_tfidf, vader
+from models.training.baselines import fit_tfidf, held_out_logits, vader
 from models.training.data import Example, key
 from models.training.evaluation import PROBES, Scores, evaluation_sets, quality_table, score
 
@@ -73,3 +73,19 @@ def test_vader_tells_plain_cases(text: str, label: int) -> None:
 def test_tfidf_learns_the_words_of_its_examples() -> None:
     train = examples(*[("great film", POSITIVE), ("awful film", NEGATIVE), ("a film", NEUTRAL)] * 5)
     assert fit_tfidf(train)(["great acting", "awful acting"]) == [POSITIVE, NEGATIVE]
+
+
+def test_chinese_is_told_by_its_characters() -> None:
+    words = (("干净", POSITIVE), ("很脏", NEGATIVE))
+    train = examples(*[(f"房间{word}第{n}次", label) for word, label in words for n in range(9)])
+    assert fit_tfidf(train, corpus="chinese")(["服务干净", "很脏很脏"]) == [POSITIVE, NEGATIVE]
+
+
+def test_held_out_logits_know_nothing_of_a_texts_own_group() -> None:
+    train = examples(*[(word, label) for word, label in (("干净", POSITIVE), ("很脏", NEGATIVE)) for _ in range(10)])
+    lone = examples(("周到", POSITIVE), ("周到", POSITIVE))
+    logits = held_out_logits(train + lone, [*range(20), 20, 20], corpus="chinese")
+    assert logits.shape == (22, 2)
+    assert (logits[:10, 1] > 0).all()
+    assert (logits[10:20, 1] < 0).all()
+    assert abs(logits[20, 1]) < min(abs(logits[:20, 1]))
