@@ -124,8 +124,8 @@ LSTM_ZH = Recipe(
     },
     schedule=Schedule(epochs=6, learning_rate=1.5e-3, weight_decay=0.0, teacher_weight=0.5, evaluations_per_epoch=2, patience=6),
 )
-# Not run to its end yet, so there are no weights. A trial of 1.25 epochs on the packages' texts, from labels alone at 2e-3, came
-# to a dev macro-F1 of 68.1 and swung from there: hence soft labels and a lower rate.
+# A trial of 1.25 epochs on the packages' texts, from labels alone at 2e-3, came to a dev macro-F1 of 68.1 and swung from there:
+# hence soft labels and a lower rate. In the run for the shipped weights dev macro-F1 rose through both epochs.
 CONV = Recipe(
     name="sentiment-conv",
     architecture="gated_conv",
@@ -137,6 +137,11 @@ CONV = Recipe(
     fields={"embedding_size": 384},
     schedule=Schedule(epochs=2, learning_rate=1e-3, batch_size=128),
     finish=Schedule(epochs=1, learning_rate=3e-4, batch_size=128, evaluations_per_epoch=1),
+    finish_share=0.3,
+    class_bias=(-0.3, 0.0, -0.1),
+    history="""One run, on one thread of a CPU, with soft labels of `sentiment-bert` in int8. The last stage alone lowered dev
+macro-F1 from 70.8 to 69.0, so its share and the class bias were chosen afterwards, from a grid, by mean macro-F1 on the
+in-domain dev split and the two dev sets (a share of 0 was as good); the figures of the test split were on the same page.""",
 )
 
 
