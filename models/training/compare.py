@@ -38,7 +38,7 @@ from tokenizers_store.training import train_tokenizer
 LAYERS = 3
 CHOSEN_BY, TESTED = 400, 1000
 SCHEDULE = Schedule(epochs=3, learning_rate=3e-4, batch_size=32, max_tokens=64, evaluations_per_epoch=1)
-RARE = 5  # class-weights: one negative text in so many is left
+RARE = 3  # class-weights: one negative text in so many is left
 LABELLED = 1000  # pretraining: so many reviews are fine-tuned on
 REVIEWS = Schedule(epochs=3, learning_rate=5e-4, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
 PRETRAINING = Schedule(epochs=1, learning_rate=1e-3, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
