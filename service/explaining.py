@@ -1,7 +1,7 @@
 """Explanations in the worker: few, long, and never in the way of scores.
 
-An explanation is many small steps (`models/inspect/attribution.py`), each about as long as a full batch. The batch loop takes one
-when no text waits; while texts do, so rarely that explanations get a tenth of its time.
+An explanation is many small steps (`models/inspect/attribution.py`), each a forward and backward of up to eight points. The batch
+loop takes one when no text waits; while texts do, so rarely that explanations get a tenth of its time.
 """
 
 import logging
@@ -32,9 +32,9 @@ def make_explainable(engine: Engine, served: ServedModel, settings: Settings) ->
     model = engine.model if shares else load_model(served, dtype=torch.float32, trust_remote_code=settings.trust_remote_code)
     if not shares and engine.device.type == "cpu":
         own_weights(model)
-    twin = explainable(model.to(engine.device))
+    trial = [engine.pad_token_id + 1] * 4
     try:
-        trial = [engine.pad_token_id + 1] * 4
+        twin = explainable(model.to(engine.device))
         attribute(twin, trial, [engine.pad_token_id] * len(trial), max_steps=2)
     except (*FAULTS_OF_TEXTS, AttributeError) as error:
         log.warning("%s can't be explained: %s", served.name, error)

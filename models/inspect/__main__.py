@@ -52,9 +52,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw attention and explanation as .png files there")
     result.add_argument("--depth", type=int, default=Options.depth, help="levels of modules that are listed (default 3)")
     result.add_argument("--text", default=Options.text, help="the text whose attention is shown")
-    result.add_argument(
-        "--batch", type=Path, metavar="FILE", help="`label<TAB>text` lines, labels by number or name: the gradients'"
-    )
+    result.add_argument("--batch", type=Path, metavar="FILE", help="`label<TAB>text` lines: the batch of the gradients")
     result.add_argument("--explain", metavar="TEXT", help="explain the prediction for this text")
     result.add_argument("--label", help="with --explain: explain this label's score instead of the best one's")
     result.add_argument("--steps", type=int, default=STEPS, help=f"with --explain: at most so many gradients (default {STEPS})")
@@ -107,15 +105,16 @@ def chosen(options: argparse.Namespace) -> list[str]:
 
 def read_batch(path: Path, label2id: dict[str, int]) -> tuple[tuple[str, ...], list[int]]:
     """Texts and labels. ValueError for a line that is not `label<TAB>text`."""
+    known = label2id | {str(index): index for index in label2id.values()}
     texts, labels = [], []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         label, tab, text = line.partition("\t")
         if not line.strip():
             continue
-        if not tab or not text.strip() or not (label in label2id or label.isdecimal()):
-            raise ValueError(f"{path}:{number}: must be label<TAB>text, the label one of {', '.join(label2id)} or a number")
+        if not tab or not text.strip() or label not in known:
+            raise ValueError(f"{path}:{number}: must be label<TAB>text, the label one of {', '.join(known)}")
         texts.append(text)
-        labels.append(label2id[label] if label in label2id else int(label))
+        labels.append(known[label])
     if not texts:
         raise ValueError(f"{path}: no text in it")
     return tuple(texts), labels

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Points of one segment, fewer for a long text: its forward and backward are then about as long as a full batch's forward.
-MOST_POINTS, LEAST_POINTS, POINT_TOKENS = 8, 2, 1024
+# Points of one segment, fewer for a long text: a short text that comes in between waits for one segment.
+MOST_POINTS, LEAST_POINTS, POINT_TOKENS = 8, 2, 256
 # What may be missing from the sum: this part of all that the tokens gave, signs apart, and never less than this much of a logit.
 TOLERANCE, LEAST_TOLERANCE = 0.01, 0.001
 
@@ -142,6 +142,8 @@ class Attribution:
         def replace(layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             nonlocal calls
             calls += 1
+            if output.numel() != embeddings_PLE.numel():
+                raise ValueError("the model does not embed the text's tokens alone")  # Longformer pads them to its window
             return embeddings_PLE.reshape(output.shape)  # some architectures embed one flat row of tokens
 
         hook = self._layer.register_forward_hook(replace)
@@ -165,9 +167,10 @@ def attribute(
 
 
 def explainable(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a float32 model that shares its weights and takes padded batches, whatever attention the model has."""
-    tensors = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval().requires_grad_(False)
+    """A copy of a float32 model that shares the memory of its weights and takes padded batches, whatever attention the model has.
+    Its weights ask for no gradient, so that a backward keeps only what the embeddings' needs."""
+    shared: dict[int, object] = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in model.parameters()}
+    twin = copy.deepcopy(model, shared | {id(one): one for one in model.buffers()}).eval()
     if getattr(type(twin), "_supports_attention_backend", False):
         twin.set_attn_implementation("sdpa" if getattr(type(twin), "_supports_sdpa", False) else "eager")
     return twin

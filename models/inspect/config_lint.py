@@ -112,7 +112,11 @@ def unread_fields(subject: Subject) -> list[str]:
         model.eval()(**batch)
     stored = json.loads((subject.folder / "config.json").read_text(encoding="utf-8"))
     declared = set(getattr(type(subject.model.config), "__dataclass_fields__", ())) - set(PreTrainedConfig.__dataclass_fields__)
-    return sorted((declared | set(stored)) - read - BOOKKEEPING - READ_ELSEWHERE)
+    asked = read | READ_ELSEWHERE
+    own_names = {
+        watched.attribute_map[name] for name in asked if name in watched.attribute_map
+    }  # GPT-2's n_head for num_attention_heads
+    return sorted((declared | set(stored)) - asked - own_names - BOOKKEEPING)
 
 
 def watch(watched: PreTrainedConfig) -> set[str]:

@@ -30,6 +30,8 @@ class Options:
         return None if self.pictures is None else self.pictures / f"{name}.png"
 
 
+# What the forward of an architecture may raise on plain padded batches.
+FAULTS_OF_MODELS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 SECTIONS: Mapping[str, Callable[[Subject, Options], Section]] = {
     "config": lambda subject, _: config(subject),
     "parameters": lambda subject, options: parameters(subject, depth=options.depth),
@@ -50,6 +52,10 @@ def inspect_checkpoint(
 
 
 def reports(subject: Subject, sections: Sequence[str], options: Options) -> Iterator[Section]:
-    """One after another, as they are done."""
+    """One after another, as they are done. What a model does not bear is a sentence in its section, and the others go on."""
     for name in sections:
-        yield SECTIONS[name](subject, options)
+        try:
+            yield SECTIONS[name](subject, options)
+        except FAULTS_OF_MODELS as error:
+            why = (str(error).strip().splitlines() or ["no reason given"])[0]
+            yield Section(name, notes=[f"Not possible with {type(subject.model).__name__}: {type(error).__name__}: {why}"])

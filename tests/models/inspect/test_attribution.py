@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from models.custom_bert.modeling_custom_bert import CustomBertEmbeddings
 from models.inspect import Subject
 from models.inspect.attribution import Attribution, attribute, blank_token, blanked, explainable
 from models.int8 import prepare_for_inference
@@ -45,16 +46,16 @@ def test_special_tokens_give_nothing(subject: Subject) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-lstm", "roberta"])
 def test_attributions_are_those_of_a_plain_sum_over_the_way(subject_of: Callable[[str], Subject], name: str) -> None:
-    """The definition written out: the mean gradient at 1,000 midpoints, by a hook of the test's own."""
+    """The definition written out: the mean gradient at 400 midpoints, by a hook of the test's own."""
     subject = subject_of(name)
     ids, baseline = inputs(subject)
     found = attribute(explainable(subject.model), ids, baseline, max_steps=STEPS)
     layer = subject.model.get_input_embeddings()
     with torch.no_grad():
         start, end = layer(torch.tensor([baseline])), layer(torch.tensor([ids]))
-    places = (torch.arange(1000) + 0.5) / 1000
+    places = (torch.arange(400) + 0.5) / 400
     gradients = torch.zeros_like(end)
-    for part in places.split(250):
+    for part in places.split(200):
         points = (start + part.view(-1, 1, 1) * (end - start)).requires_grad_()
         rows = torch.tensor([ids]).expand(len(part), -1)
         handle = layer.register_forward_hook(lambda _m, _i, output, points=points: points.reshape(output.shape))
@@ -64,7 +65,7 @@ def test_attributions_are_those_of_a_plain_sum_over_the_way(subject_of: Callable
             handle.remove()
         gradients += torch.autograd.grad(logits[:, found.target].sum(), points)[0].sum(0, keepdim=True)
     expected = (gradients / len(places) * (end - start)).sum(-1)[0].tolist()
-    # What is missing from the sum may be missing from one token, and in float32 1,000 gradients lose some digits.
+    # What is missing from the sum may be missing from one token, and in float32 400 gradients lose some digits.
     assert found.by_token == pytest.approx(expected, abs=found.tolerance + 1e-3)
 
 
@@ -102,6 +103,7 @@ def test_the_twin_shares_weights_and_leaves_the_model_its_attention(subject_of: 
     model.set_attn_implementation("packed")
     twin = explainable(model)
     assert [one.data_ptr() for one in twin.parameters()] == [one.data_ptr() for one in model.parameters()]
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert (model.config._attn_implementation, twin.config._attn_implementation) == ("packed", "sdpa")
     ids, baseline = inputs(subject_of("tiny-bert"))
     fused = attribute(twin, ids, baseline, max_steps=64)
@@ -114,6 +116,19 @@ def test_a_model_that_does_not_read_its_embeddings_once_is_refused(subject_of: C
     model.get_input_embeddings = lambda: model.bert.embeddings.position_embeddings.__class__(model.config.vocab_size, 32)
     with pytest.raises(ValueError, match="reads its embedding layer 0 times"):
         attribute(explainable(model), *inputs(subject_of("bert")), max_steps=8)
+
+
+def test_a_model_that_embeds_more_than_the_text_is_refused(
+    subject_of: Callable[[str], Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = CustomBertEmbeddings.forward
+
+    def padded(self: CustomBertEmbeddings, ids: torch.Tensor, *rest: torch.Tensor | None) -> torch.Tensor:
+        return original(self, torch.nn.functional.pad(ids, (0, 3)), *rest)
+
+    monkeypatch.setattr(CustomBertEmbeddings, "forward", padded)
+    with pytest.raises(ValueError, match="does not embed the text's tokens alone"):
+        attribute(explainable(subject_of("tiny-bert").model), *inputs(subject_of("tiny-bert")), max_steps=8)
 
 
 def test_a_score_that_is_no_number_is_refused(subject_of: Callable[[str], Subject]) -> None:

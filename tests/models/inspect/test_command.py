@@ -111,7 +111,8 @@ class TestOutput:
         (("--explain", " "), "--explain: the text is empty"),
         (("--steps", "0"), "--steps 0: must be at least 1"),
         (("--depth", "-1"), "--depth -1: must be at least 0"),
-        (("--batch", "{bad}"), "bad.tsv:1: must be label<TAB>text, the label one of negative, neutral, positive or a number"),
+        (("--batch", "{bad}"), "bad.tsv:1: must be label<TAB>text, the label one of negative, neutral, positive, 0, 1, 2"),
+        (("--batch", "{three}"), "three.tsv:2: must be label<TAB>text"),
         (("--batch", "{empty}"), "empty.tsv: no text in it"),
         (("--batch", "{none}"), "No such file"),
         (("--import-module", "no_such_module"), "No module named 'no_such_module'"),
@@ -121,8 +122,9 @@ def test_what_is_wrong_is_said_in_one_sentence(
     checkpoints: Mapping[str, Path], run: Run, tmp_path: Path, flags: tuple[str, str], said: str
 ) -> None:
     (tmp_path / "bad.tsv").write_text("good film\n")
+    (tmp_path / "three.tsv").write_text("0\tgood film\n3\tbad film\n")
     (tmp_path / "empty.tsv").write_text("\n")
-    paths = {name: tmp_path / f"{name}.tsv" for name in ("bad", "empty", "none")}
+    paths = {name: tmp_path / f"{name}.tsv" for name in ("bad", "three", "empty", "none")}
     status, _, err = run(checkpoints["tiny-bert"], *(flag.format(**paths) for flag in flags))
     assert status == 2
     assert err.startswith("models.inspect: ")

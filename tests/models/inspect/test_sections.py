@@ -13,6 +13,7 @@ import torch
 
 from models.custom_bert import CustomBertPreTrainedModel
 from models.inspect import SECTIONS, Options, Section, Subject, attention, gradients, initialisation, memory, parameters
+from models.inspect.sections import reports
 from models.inspect.throughput import Cost, flops
 
 SubjectOf = Callable[[str], Subject]
@@ -196,3 +197,17 @@ def test_an_estimate_is_labelled(subject_of: SubjectOf) -> None:
     assert {row["how"] for row in rows(section)} == {"measured", "estimate"}
     assert all(row["tokens/s"] > 0 for row in rows(section))
     assert Cost(2e6, 0.1).row("x", "estimate", 1e6) == ("x", "estimate", 1e6, 1e5, 2.0, None)
+
+
+def test_a_section_that_a_model_does_not_bear_says_so_and_the_others_go_on(
+    subject_of: SubjectOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = replace(subject_of("tiny-bert"), model=copy.deepcopy(subject_of("tiny-bert").model))
+
+    def refuse(*inputs: object, **named: object) -> None:
+        raise RuntimeError("no padding here\nand more")
+
+    monkeypatch.setattr(subject.model, "forward", refuse)
+    first, second = reports(subject, ("gradients", "parameters"), Options())
+    assert first.notes == ["Not possible with CustomBertForSequenceClassification: RuntimeError: no padding here"]
+    assert second.rows
