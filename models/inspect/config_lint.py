@@ -47,9 +47,11 @@ def unknown_fields(folder: Path) -> Section | None:
     """The fields of config.json that its architecture does not have, with what may have been meant; None where there is none, or
     the architecture is not known. Nothing is loaded. ValueError where the file is no JSON object."""
     path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; name a checkpoint folder")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path}: must hold a JSON object")

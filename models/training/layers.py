@@ -33,17 +33,20 @@ def depths(model: PreTrainedModel) -> dict[str, int]:
     return found
 
 
-def freeze(model: PreTrainedModel, layers: int) -> int:
-    """Freezes the embeddings and the first `layers` layers; returns how many parameters still learn. Raises ValueError unless
-    there are so many layers."""
+def frozen_names(model: PreTrainedModel, layers: int) -> list[str]:
+    """The parameters of the embeddings and the first `layers` layers. Raises ValueError unless there are so many layers."""
     _, every = layer_list(model)
     if not 0 <= layers <= len(every):
         there = f"{type(model).__name__} has {len(every)} layers"
         raise ValueError(f"freeze is {layers}, but {there}: 0 freezes the embeddings alone")
-    depth_of = depths(model)
+    return [name for name, depth in depths(model).items() if depth <= layers]
+
+
+def freeze(model: PreTrainedModel, layers: int) -> None:
+    """Lets the embeddings and the first `layers` layers learn no more, and the others learn."""
+    frozen = set(frozen_names(model, layers))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(depth_of[name] > layers)
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        parameter.requires_grad_(name not in frozen)
 
 
 def parameter_groups(

@@ -32,12 +32,12 @@ def collate_packs(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor |
     }
 
 
-def choose_attention(model: PreTrainedModel, implementation: str) -> None:
-    """Sets the attention backend. An architecture without attention ignores it, "packed" apart, which is a form of batches too.
+def takes_packs(model: PreTrainedModel) -> bool:
+    """Whether the class declares that it does."""
+    return bool(getattr(model, "_supports_packed", False))
 
-    Raises ValueError for "packed" where the class takes no packs.
-    """
-    if implementation == PACKED and not getattr(model, "_supports_packed", False):
-        raise ValueError(f"{type(model).__name__} takes no packed input (_supports_packed); train it with padded batches")
+
+def choose_attention(model: PreTrainedModel, implementation: str) -> None:
+    """Sets the attention backend of an architecture that has a choice."""
     if getattr(model, "_supports_attention_backend", False):
         model.set_attn_implementation(implementation)

@@ -17,7 +17,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 from models import register_architectures
 from models.custom_bert import CustomBertConfig, CustomBertForMaskedLM
 from models.training.data import CACHE_DIR, load_review_texts
-from models.training.trainer import Runtime, Schedule, prepare, run, training_arguments
+from models.training.trainer import Runtime, Schedule, check_precision, prepare, run, training_arguments
 from tokenizers_store.training import read_lines, train_tokenizer
 
 HELD_OUT_TEXTS = 200
@@ -100,6 +100,7 @@ def pretrain(
     if len(texts) <= HELD_OUT_TEXTS:
         raise ValueError(f"{len(texts)} texts are too few: {HELD_OUT_TEXTS} are held out to measure on")
     shuffled = random.Random(runtime.seed).sample(texts, len(texts))
+    check_precision(runtime)
     model = CustomBertForMaskedLM(config)
     prepare(model, schedule=schedule, runtime=runtime)
     held_out, train = (

@@ -33,7 +33,7 @@ from models.training.cooccurrence import cooccurrence_embeddings
 from models.training.data import LABELS, Example, Splits
 from models.training.finishing import clause_examples, emoji_examples, finishing_examples
 from models.training.inference import predict_logits
-from models.training.trainer import Runtime, Schedule, fine_tune
+from models.training.trainer import Runtime, Schedule, check, fine_tune
 from models.training.transfer import carry_over_embeddings, narrow_embeddings
 from tokenizers_store.pipelines import Kind
 from tokenizers_store.training import train_tokenizer
@@ -193,14 +193,15 @@ def make_bert(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreT
 
 def make_student(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Any architecture on MiniLM's embeddings, distilled from the saved `sentiment-bert` where the schedule gives it weight."""
+    tokenizer = make_tokenizer(recipe, splits)
+    config = AutoConfig.for_model(recipe.architecture, vocab_size=len(tokenizer), **recipe.fields, **head_fields(recipe))
+    model = AutoModelForSequenceClassification.from_config(config)
+    check(model, train=splits.train, schedule=recipe.schedule, runtime=runtime)  # before the soft labels, which take minutes
+    embed_as_minilm(model, tokenizer)
     teacher_logits = None
     if recipe.schedule.teacher_weight:
         texts = [example.text for example in splits.train]
         teacher_logits = soft_labels(BERT, texts, max_tokens=recipe.schedule.max_tokens, runtime=runtime)
-    tokenizer = make_tokenizer(recipe, splits)
-    config = AutoConfig.for_model(recipe.architecture, vocab_size=len(tokenizer), **recipe.fields, **head_fields(recipe))
-    model = AutoModelForSequenceClassification.from_config(config)
-    embed_as_minilm(model, tokenizer)
     trained = fine_tune(
         model,
         tokenizer,

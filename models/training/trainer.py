@@ -26,8 +26,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from models.training.data import Example
 from models.training.evaluation import score
-from models.training.layers import freeze, parameter_groups
-from models.training.packing import PACKED, choose_attention, collate_packs
+from models.training.layers import freeze, frozen_names, layer_list, parameter_groups
+from models.training.packing import PACKED, choose_attention, collate_packs, takes_packs
 
 ClassWeights = Literal["balanced"] | tuple[float, ...]
 
@@ -133,6 +133,7 @@ def fine_tune(
     checkpoint in `output_dir`.
     """
     attention = model.config._attn_implementation
+    check(model, train=train, schedule=schedule, runtime=runtime)
     prepare(model, schedule=schedule, runtime=runtime)
     trainer = ClassifierTrainer(
         model=model,
@@ -151,12 +152,27 @@ def fine_tune(
     return model
 
 
-def prepare(model: PreTrainedModel, *, schedule: Schedule, runtime: Runtime) -> None:
-    """What the model itself is told of the options. Raises ValueError for what it or the device can't do."""
-    if runtime.precision == "fp16" and (runtime.cpu or not torch.cuda.is_available()):
-        raise ValueError("precision fp16 needs a GPU, since its loss is scaled there; take bf16 on the CPU")
+def check(model: PreTrainedModel, *, train: Sequence[Example], schedule: Schedule, runtime: Runtime) -> None:
+    """Raises ValueError for what the model, the texts or the device can't do."""
+    check_precision(runtime)
     if not 0 < schedule.layer_decay <= 1:
         raise ValueError(f"layer_decay is {schedule.layer_decay}, but it must be above 0 and at most 1")
+    if schedule.layer_decay != 1:
+        layer_list(model)
+    if schedule.freeze is not None:
+        frozen_names(model, schedule.freeze)
+    if runtime.attn_implementation == PACKED and not takes_packs(model):
+        raise ValueError(f"{type(model).__name__} takes no packed input (_supports_packed); train it with padded batches")
+    weigh_classes(schedule.class_weights, train, num_labels=model.config.num_labels)
+
+
+def check_precision(runtime: Runtime) -> None:
+    if runtime.precision == "fp16" and (runtime.cpu or not torch.cuda.is_available()):
+        raise ValueError("precision fp16 needs a GPU, since its loss is scaled there; take bf16 on the CPU")
+
+
+def prepare(model: PreTrainedModel, *, schedule: Schedule, runtime: Runtime) -> None:
+    """What the model itself is told of the options."""
     if runtime.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if runtime.attn_implementation is not None:
