@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-# Both are read at import, so they are set before any test module is collected.
+# All are read at import, so they are set before any test module is collected.
 _METRICS_DIR = tempfile.mkdtemp(prefix="valence-tests-")
 atexit.register(shutil.rmtree, _METRICS_DIR, ignore_errors=True)
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_DIR
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# To tiny tensors a second thread is only something to wait for: with two the tests took three times the CPU time.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SENTENCES = (
     "a wonderful film, funny and moving",
