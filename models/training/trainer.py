@@ -256,7 +256,7 @@ def training_arguments(
         "metric_for_best_model": metric,
         "logging_steps": 50,
         "seed": runtime.seed,
-        "use_cpu": runtime.cpu,
+        "use_cpu": runtime.cpu or not torch.accelerator.is_available(),  # without a GPU bf16 must be told that it is meant
         "bf16": runtime.precision == "bf16",
         "fp16": runtime.precision == "fp16",
         "torch_compile": runtime.compile,

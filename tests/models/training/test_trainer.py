@@ -146,7 +146,7 @@ class TestRun:
             trained(model, tokenizer, tmp_path, attn_implementation="packed")
 
     def test_compile_and_precision_reach_the_trainer(self, tmp_path):
-        arguments = training_arguments(SCHEDULE, Runtime(tmp_path, cpu=True, compile=True, precision="bf16"), rows=10)
+        arguments = training_arguments(SCHEDULE, Runtime(tmp_path, compile=True, precision="bf16"), rows=10)
         assert arguments.torch_compile
         assert arguments.bf16
 
