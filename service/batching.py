@@ -75,8 +75,8 @@ class TextQueue:
             self._changed.notify()
 
     def take(self, wait_s: float | None = None) -> tuple[int, list[QueuedText]] | None:
-        """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all. None when woken, or when
-        none came for `wait_s`.
+        """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all. None when woken, or
+        when none came for `wait_s`.
 
         The batch is never empty, and holds at most `max_batch_tokens` tokens unless its only text is longer.
         """
