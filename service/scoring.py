@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,9 @@ REFUSALS_S = 5.0
 WATCH_AFTER_S = 0.1
 # More text than this is tokenized in a thread, so that it does not hold up the event loop (2 ms at 0.4 us a character).
 INLINE_CHARACTERS = 5_000
-Encoded = TypeVar("Encoded")
+# More than this, and one request is tokenized at a time: meanwhile a character takes up to 300 bytes.
+LARGE_CHARACTERS = 100_000
+Made = TypeVar("Made")
 Answered = TypeVar("Answered", Reply, Explained)
 # A job's number on its link, and what it will be answered.
 Ticket = tuple[int, asyncio.Future[Answered]]
@@ -90,6 +93,7 @@ class Scorer:
         self._places: dict[str, int] = {}
         self._default = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="large texts")
 
     @property
     def catalog(self) -> dict[int, ServedModel]:
@@ -183,16 +187,27 @@ class Scorer:
         scored.meter.duration.observe(time.perf_counter() - call.started_at)
         return headers(call)
 
-    async def tokenized(self, call: Call, served: Served, encode: Callable[[], Encoded], *, texts: Sequence[Text]) -> Encoded:
-        """What `encode` makes of the texts, in a thread where they are long."""
+    async def tokenized(self, call: Call, served: Served, encode: Callable[[], Made], *, texts: Sequence[Text]) -> Made:
+        """What `encode` makes of the texts."""
         call.tokenization_started_at = time.perf_counter()
-        if sum(len(text) + len(partner or "") for text, partner in texts) <= INLINE_CHARACTERS:
-            encoded = encode()
-        else:
-            encoded = await asyncio.to_thread(encode)
+        encoded = await self.made(call, encode, characters=sum(len(text) + len(partner or "") for text, partner in texts))
         call.tokenized_at = time.perf_counter()
         served.meter.tokenization.observe(call.tokenized_at - call.tokenization_started_at)
         return encoded
+
+    async def made(self, call: Call, make: Callable[[], Made], *, characters: int) -> Made:
+        """What `make` makes of so many characters: at once, in a thread, or when its turn comes; 504 if that is too late."""
+        if characters <= INLINE_CHARACTERS:
+            return make()
+        timeout_s = self.timeout_s(call)
+
+        def make_in_time() -> Made:
+            if time.monotonic() > call.arrived_at + timeout_s:
+                raise errors.timed_out(timeout_s)
+            return make()
+
+        turn = self._large if characters > LARGE_CHARACTERS else None
+        return await asyncio.get_running_loop().run_in_executor(turn, make_in_time)
 
     def _encode(self, job: Job, encoder: TextEncoder) -> Tokens:
         if job.window:

@@ -1,7 +1,7 @@
 """`POST /tokenize`: the tokens of texts as text-embeddings-inference lists them."""
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Annotated, NotRequired
 
@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from service import errors
 from service.exchange import JSON, Answer, Call, read_body
-from service.scoring import INLINE_CHARACTERS, Scorer
+from service.scoring import Scorer
 from service.tokenization import TextEncoder
 from service.validation import parsed
 from service.wire import STRICT, FullString
@@ -62,10 +62,8 @@ class TokenLists:
             place = scorer.place(fields.get("model"))
             call.model = scorer.catalog[place].name
             special = fields.get("add_special_tokens") is not False
-            if sum(map(len, texts)) <= INLINE_CHARACTERS:
-                content = listed(scorer.served[place].encoder, texts, add_special_tokens=special)
-            else:
-                content = await asyncio.to_thread(listed, scorer.served[place].encoder, texts, add_special_tokens=special)
+            list_tokens = partial(listed, scorer.served[place].encoder, texts, add_special_tokens=special)
+            content = await scorer.made(call, list_tokens, characters=sum(map(len, texts)))
             return Answer(200, content, [JSON])
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -275,6 +277,27 @@ def test_a_client_that_reads_nothing_holds_up_nobody(target: Any, wait: Callable
             connection.sendall(head + body)
         wait(lambda: target.metric("valence_requests_in_flight") == 0, timeout_s=SAFETY_S)
         assert target.predict("good").status_code == 200
+
+
+def test_large_texts_of_many_clients_are_tokenized_one_after_another(target: Any) -> None:
+    """Each takes 60 MB for as long as it lasts."""
+    (process,) = target.http_processes()
+    before = process.memory_info().rss
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak is counted anew
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: target.predict("a " * 100_000), range(6)))
+    assert {answer.status_code for answer in answers} == {200}
+    peak = re.search(r"^VmHWM:\s*(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    assert peak
+    assert int(peak[1]) * 1024 - before < 180_000_000
+
+
+def test_a_large_text_whose_turn_comes_too_late_is_504(target: Any) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(target.predict, "a " * 500_000)
+        late = pool.submit(target.predict, "a " * 500_000, headers={"x-request-timeout-s": "0.01"})
+        assert first.result(SAFETY_S).status_code == 200
+        assert late.result(SAFETY_S).status_code == 504
 
 
 def test_afterwards_nothing_failed_inside(target: Any) -> None:
