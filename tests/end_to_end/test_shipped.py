@@ -15,7 +15,7 @@ EXAMPLES = {
     "terrible": "negative",
 }
 CHINESE = {
-    "这本书写得真好": "positive",
+    "这本书写得很好": "positive",
     "不好": "negative",
     "不错": "positive",
     "外观漂亮，但是质量太差了": "negative",
