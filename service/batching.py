@@ -74,17 +74,18 @@ class TextQueue:
             self._woken = True
             self._changed.notify()
 
-    def take(self) -> tuple[int, list[QueuedText]] | None:
-        """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all. None when woken.
+    def take(self, wait_s: float | None = None) -> tuple[int, list[QueuedText]] | None:
+        """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all. None when woken, or
+        when none came for `wait_s`.
 
         The batch is never empty, and holds at most `max_batch_tokens` tokens unless its only text is longer.
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._woken or any(self._queues.values()))
+                came = self._changed.wait_for(lambda: self._woken or any(self._queues.values()), wait_s)
                 woken, self._woken = self._woken, False
                 found = self._oldest()
-            if found or woken:
+            if found or woken or not came:
                 return found
 
     def take_at_once(self) -> tuple[int, list[QueuedText]] | None:

@@ -1,7 +1,7 @@
 """Explanations in the worker: few, long, and never in the way of scores.
 
 An explanation is many small steps (`models/inspect/attribution.py`), each a forward and backward of up to eight points. The batch
-loop takes one when no text waits; while texts do, so rarely that explanations get a tenth of its time.
+loop takes one when no text has come for a moment; while texts do, so rarely that explanations get a tenth of its time.
 """
 
 import logging
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from models.inspect.attribution import Attribution, attribute, explainable
 from service.catalog import ServedModel
+from service.cores import QUIET_S
 from service.engine import Engine, load_model, own_weights
 from service.faults import FAULTS_OF_TEXTS, cuda_answers
 from service.frames import ATTRIBUTION_TYPE, Cancel, Explain, Explained, id_array
@@ -64,17 +65,22 @@ class Explanations:
         self.max_steps = max_steps
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
-        self._not_before = 0.0
+        self._idle_at = 0.0
+        self._share_at = 0.0
 
     @property
-    def pending(self) -> bool:
-        """Whether there is anything to explain."""
-        return bool(self._waiting)
+    def wait_s(self) -> float | None:
+        """Until the next step, if no text comes before; None where there is nothing to explain."""
+        return max(0.0, min(self._idle_at, self._share_at) - time.monotonic()) if self._waiting else None
 
     @property
     def due(self) -> bool:
-        """Whether a step may be taken though texts wait."""
-        return bool(self._waiting) and time.monotonic() >= self._not_before
+        """Whether it is time for a step: no text has come for `QUIET_S`, or explanations have had less than their share."""
+        return self.wait_s == 0
+
+    def texts_came(self) -> None:
+        """The worker has computed texts. Those who sent them may send more: it is not idle yet."""
+        self._idle_at = time.monotonic() + QUIET_S
 
     def put(self, job: Explain, *, reply_to: int) -> None:
         with self._lock:
@@ -100,7 +106,7 @@ class Explanations:
             answer = Explained(id=first.job.id, failed=True)
         ended_at = time.monotonic()
         first.spent_s += ended_at - began_at
-        self._not_before = ended_at + (ended_at - began_at) * (1 - BUSY_SHARE) / BUSY_SHARE
+        self._share_at = ended_at + (ended_at - began_at) * (1 - BUSY_SHARE) / BUSY_SHARE
         if answer is None:
             return {}
         answer.inference_s = first.spent_s

@@ -186,12 +186,11 @@ class BatchLoop:
             self.step()
 
     def step(self) -> None:
-        """Launches a batch, if one is to be had, and finishes the one before. Where there is neither, or it is time, a step of an
-        explanation."""
+        """Launches a batch, if one is to be had, and finishes the one before. Then a step of an explanation, where it is time."""
         before = self._running
         taken = None
         if before is None:
-            taken = self.queue.take_at_once() if self.explanations.pending else self.queue.take()
+            taken = self.queue.take(self.explanations.wait_s)
         elif self._is_worth_a_launch(before):
             taken = self.queue.take_at_once()
         self.busy_since = time.monotonic()
@@ -201,7 +200,9 @@ class BatchLoop:
         if self._running is not None and not self._running.engine.overlaps:
             self._finish(self._running)
             self._running = None
-        if self.explanations.due or (before is None and taken is None):
+        if before is not None or taken is not None:
+            self.explanations.texts_came()
+        if self.explanations.due:
             self._explain()
         if self._running is None:
             self.busy_since = None

@@ -42,6 +42,7 @@ def load_predictor(checkpoint: Path, tokenizer: Path, *, int8: bool = False) -> 
 
 
 def predictor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 512) -> Predictor:
-    """The class of each text, as an index of `LABELS` whatever the model's own are."""
-    classes = torch.tensor([LABELS.index(model.config.id2label[index]) for index in range(model.config.num_labels)])
+    """The class of each text: an index of `LABELS` where the model's labels are some of them, else its own."""
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    classes = torch.tensor([LABELS.index(name) if set(names) <= set(LABELS) else index for index, name in enumerate(names)])
     return lambda texts: classes[predict_logits(model, tokenizer, texts, max_tokens=max_tokens).argmax(dim=-1)].tolist()

@@ -51,6 +51,11 @@ def test_a_taker_is_woken_without_a_text_and_only_once() -> None:
     assert places(queue.take()[1]) == [(0, 0)]
 
 
+def test_a_taker_with_little_time_goes_without_a_text() -> None:
+    assert queue_of().take(0.01) is None
+    assert places(queue_of(job(0, 1)).take(0.01)[1]) == [(0, 0)]
+
+
 def places(batch: Sequence[QueuedText]) -> list[tuple[int, int]]:
     return [(text.job_id, text.index) for text in batch]
 

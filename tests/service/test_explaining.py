@@ -13,6 +13,7 @@ from models.inspect.attribution import attribute, explainable
 from models.int8.__main__ import main as prepare_int8
 from service.batching import TextQueue
 from service.catalog import ServedModel
+from service.cores import QUIET_S
 from service.engine import Engine, load_model
 from service.explaining import BUSY_SHARE, Explanations, make_explainable
 from service.frames import ATTRIBUTION_TYPE, Answer, Cancel, Explain, Explained, Job
@@ -69,7 +70,7 @@ def test_the_answer_is_that_of_the_float32_checkpoint(
     assert (answer.score, answer.baseline_score) == pytest.approx((expected.score, expected.baseline_score), abs=1e-5)
     assert np.frombuffer(answer.attributions, ATTRIBUTION_TYPE).tolist() == pytest.approx(expected.by_token, abs=1e-5)
     assert answer.inference_s > 0
-    assert not explanations.pending
+    assert explanations.wait_s is None
 
 
 def test_int8_is_explained_by_a_float32_copy(build: Build, catalog: Mapping[str, ServedModel], wide_int8: ServedModel) -> None:
@@ -132,6 +133,8 @@ def test_after_a_step_texts_come_first_for_nine_times_as_long(build: Build, monk
     explanations = Explanations({0: build("tiny-bert")}, max_steps=STEPS)
     explanations.put(job(), reply_to=1)
     explanations.put(job(1), reply_to=1)
+    explanations.texts_came()
+    explanations._idle_at += 3600
     assert explanations.due
     times = iter([100.0, 100.0, 102.0])
     monkeypatch.setattr("service.explaining.time.monotonic", lambda: next(times))
@@ -173,13 +176,22 @@ class TestBatchLoop:
     def test_a_waiting_explanation_does_not_keep_texts_waiting(self, loop: BatchLoop) -> None:
         loop.explanations.put(job(9), reply_to=1)
         self.put_texts(loop, 0, 1, 2)
-        loop.explanations._not_before = time.monotonic() + 3600  # its share of a busy worker is used up
+        loop.explanations._share_at = time.monotonic() + 3600  # its share of a busy worker is used up
         for _ in range(3):
             loop.step()
         assert [(type(answer), answer.id) for answer in self.sent] == [(Answer, 0), (Answer, 1), (Answer, 2)]
         while len(self.sent) < 4:
             loop.step()
         assert (type(self.sent[3]), self.sent[3].id) == (Explained, 9)
+
+    def test_a_worker_between_two_texts_is_not_idle(self, loop: BatchLoop) -> None:
+        loop.explanations._share_at = time.monotonic() + 3600
+        self.put_texts(loop, 0)
+        loop.step()
+        loop.explanations.put(job(9), reply_to=1)
+        assert 0 < (loop.explanations.wait_s or 0) <= QUIET_S
+        loop.step()  # waits so long for a text before it explains
+        assert loop.explanations._waiting[0].under_way is not None
 
     def test_texts_do_not_keep_an_explanation_waiting_for_ever(self, loop: BatchLoop) -> None:
         loop.explanations.put(job(9), reply_to=1)
