@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 
 import torch
-from torch import nn
+from torch import library, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
@@ -95,15 +95,15 @@ def _by_equal_lengths(
 
 
 # One operator for torch.compile, which can't see through a loop over lengths.
-torch.library.define(
+library.define(
     "valence::packed_attention",
     "(Tensor query, Tensor key, Tensor value, Tensor cu_seq_lens_q, Tensor cu_seq_lens_k, int? window, float? scaling, "
     "float dropout) -> Tensor",
 )
-torch.library.impl("valence::packed_attention", "CPU", _by_equal_lengths)
+library.impl("valence::packed_attention", "CPU", _by_equal_lengths)
 
 
-@torch.library.register_fake("valence::packed_attention")
+@library.register_fake("valence::packed_attention")
 def _(query_QNH: torch.Tensor, *others: object) -> torch.Tensor:
     return torch.empty_like(query_QNH, memory_format=torch.contiguous_format)
 
