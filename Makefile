@@ -16,8 +16,9 @@ ASK_PYPI := "import json, urllib.request as web; \
 serve: $(VENV)/.serve
 	exec $(BIN)/python -m service
 
+# In two processes, file by file; a file's servers and the order of its tests are its own.
 test: $(VENV)/.all
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.all
 	$(BIN)/ruff check .

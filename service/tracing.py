@@ -7,6 +7,7 @@ spans are lost and nothing else happens.
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 
@@ -32,10 +33,10 @@ class Tracer:
     def __init__(self, endpoint: str) -> None:
         """`endpoint`: the collector's base address, as http://collector:4318."""
         logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)  # it warns of each repetition, and then gives up
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
+        self._exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
         resource = Resource.create({"service.name": "valence", "service.version": __version__, "process.pid": os.getpid()})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("valence", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -59,8 +60,11 @@ class Tracer:
         span.end(clock.now_ns)
 
     def close(self) -> None:
-        """Exports what is left, and ends the thread."""
+        """Exports what is left, and ends the thread. The library would try each batch in turn, 30 s in all."""
+        give_up = threading.Timer(EXPORT_TIMEOUT_S, self._exporter.shutdown)
+        give_up.start()
         self._provider.shutdown()
+        give_up.cancel()
 
     def _record_parts(self, call: Call, span: Span, clock: "Clock") -> None:
         context = set_span_in_context(span, Context())

@@ -1,6 +1,5 @@
 """What the packages' tests share: tiny checkpoints with trained tokenizers, made once a run."""
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -11,7 +10,6 @@ import pytest
 
 # All are read at import, so they are set before any test module is collected.
 _METRICS_DIR = tempfile.mkdtemp(prefix="valence-tests-")
-atexit.register(shutil.rmtree, _METRICS_DIR, ignore_errors=True)
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_DIR
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # To tiny tensors a second thread is only something to wait for: with two the tests took three times the CPU time.
@@ -37,6 +35,10 @@ TINY = {"initializer_range": 0.2, "id2label": LABELS, "label2id": {label: index 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-drills", action="store_true", help="faults at full length: minutes instead of seconds")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_METRICS_DIR, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

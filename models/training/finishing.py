@@ -6,10 +6,8 @@ learns those shares along with the texts is the worse where they differ. And the
 """
 
 import random
-import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from models.training.data import LABELS, Example
 
@@ -18,8 +16,6 @@ EMOJI = {
     "positive": "😀😃😄😁😊🙂😍🥰😘😻❤💕💖💗💙💚💛💜🎉🎊👍👏🙌🤩🥳💯✨😋🤗🏆😇☺♥💪",
 }
 SOURCE = "emoji"
-CLAUSE_END = re.compile(r"[，。！？；、,.!?;~…\s]+")
-CLAUSE_CHARS = range(2, 21)
 
 
 # At most so many texts of each class from a source. GoEmotions' classes are derived from 28 emotions, and are the least sharp.
@@ -42,19 +38,6 @@ def finishing_examples(train: Sequence[Example], *, emoji: int = 700, seed: int 
     alone = [emoji_example("", chance) for _ in range(emoji)]
     ending = [emoji_example(chance.choice(neutral).text, chance) for _ in range(emoji)]
     return balanced + alone + ending
-
-
-def clause_examples(train: Sequence[Example], *, seed: int = 0) -> tuple[list[Example], list[int]]:
-    """A clause of each text that has one of `CLAUSE_CHARS` characters, with the text's label, and the index of that text: whole
-    reviews alone leave a model without an answer to a few words. Equal seeds give equal lists."""
-    chance = random.Random(seed)
-    clauses, indices = [], []
-    for index, example in enumerate(train):
-        parts = [part for part in CLAUSE_END.split(example.text) if len(part) in CLAUSE_CHARS]
-        if parts:
-            clauses.append(replace(example, text=chance.choice(parts)))
-            indices.append(index)
-    return clauses, indices
 
 
 def emoji_examples(labels: Sequence[str], *, count: int, seed: int = 0) -> list[Example]:

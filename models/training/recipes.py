@@ -27,11 +27,11 @@ from transformers import (
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8 import prepare_for_inference, quantize, write_ranges
 from models.registration import ARCHITECTURES
-from models.training.baselines import held_out_logits
 from models.training.card import CardFacts
+from models.training.chinese import with_soft_labels
 from models.training.cooccurrence import cooccurrence_embeddings
 from models.training.data import LABELS, Example, Splits
-from models.training.finishing import clause_examples, emoji_examples, finishing_examples
+from models.training.finishing import emoji_examples, finishing_examples
 from models.training.inference import predict_logits
 from models.training.trainer import Runtime, Schedule, check, fine_tune
 from models.training.transfer import carry_over_embeddings, narrow_embeddings
@@ -218,23 +218,20 @@ def make_student(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[P
 
 
 def make_chinese(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Embeddings of what stands near what; reviews, a clause of each and emoji, distilled from the linear baseline."""
+    """Embeddings of what stands near what; reviews, clauses, contrasts and emoji, distilled from the linear baseline."""
     reviews = in_classes_of(recipe, splits.train)
-    clauses, origins = clause_examples(reviews, seed=runtime.seed)
     emoji = in_classes_of(recipe, emoji_examples(recipe.labels, count=EMOJI_TEXTS, seed=runtime.seed))
-    train = [*reviews, *clauses, *emoji]
     tokenizer = make_tokenizer(recipe, replace(splits, train=[*reviews, *emoji]))
     config = AutoConfig.for_model(recipe.architecture, vocab_size=len(tokenizer), **recipe.fields, **head_fields(recipe))
     model = AutoModelForSequenceClassification.from_config(config)
-    print(f"computing embeddings and the soft labels of {len(train):,} texts", flush=True)
+    print("computing embeddings and soft labels", flush=True)
     table = model.get_input_embeddings()
     ids = tokenizer([example.text for example in reviews + emoji], verbose=False)["input_ids"]  # whole, whatever their length
     start_VD = cooccurrence_embeddings(
         ids, vocab_size=len(tokenizer), width=table.embedding_dim, pad_token_id=tokenizer.pad_token_id
     )
     table.load_state_dict({"weight": start_VD})
-    groups = [*range(len(reviews)), *origins, *range(len(reviews), len(reviews) + len(emoji))]
-    soft = held_out_logits(train, groups, corpus=recipe.corpus, seed=runtime.seed)
+    train, soft_labels_S2 = with_soft_labels(reviews, emoji, seed=runtime.seed)
     trained = fine_tune(
         model,
         tokenizer,
@@ -242,7 +239,7 @@ def make_chinese(recipe: Recipe, splits: Splits, *, runtime: Runtime) -> tuple[P
         dev=in_classes_of(recipe, splits.dev),
         schedule=recipe.schedule,
         runtime=runtime,
-        teacher_logits=torch.tensor(soft, dtype=torch.float32),
+        teacher_logits=soft_labels_S2,
     )
     return trained, tokenizer
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import failing_architecture
 import httpx
@@ -25,8 +26,19 @@ ROOT = HERE.parent.parent
 READY_S = 180
 SAFETY_S = 60
 warm_start.prepare()  # while the tests are collected
-# What `make drills` prints: fault, what must be seen, what was, outcome.
-DRILLS: list[tuple[str, str, str, str]] = []
+
+
+class Drilled(NamedTuple):
+    """A row of what `make drills` prints. `seen` is empty where a test has nothing to tell but that it passed."""
+
+    fault: str
+    must: str
+    seen: str
+    outcome: str
+    seconds: float
+
+
+DRILLS: list[Drilled] = []
 Process = subprocess.Popen[bytes] | warm_start.WarmProcess
 MODULES = "examples.keyword_pooling.architecture,failing_architecture"
 
@@ -202,7 +214,8 @@ def drill(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     properties = dict(report.user_properties)
     if "fault" in properties and (report.when == "call" or report.failed):
-        DRILLS.append((properties["fault"], properties["must"], properties.get("seen", ""), report.outcome))
+        seen = properties.get("seen", "")
+        DRILLS.append(Drilled(properties["fault"], properties["must"], seen, report.outcome, report.duration))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -215,8 +228,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if DRILLS and config.getoption("--full-drills"):
         terminalreporter.section("fault drills")
         terminalreporter.write_line("| fault | must be seen | seen | |\n|---|---|---|---|")
-        for row in DRILLS:
-            terminalreporter.write_line(f"| {' | '.join(row)} |")
+        for (fault, must, seen, outcome), rows in groupby(DRILLS, key=lambda row: row[:4]):
+            seconds = [row.seconds for row in rows]
+            told = seen or f"{len(seconds)} cases, each within {max(seconds):.1f} s"
+            terminalreporter.write_line(f"| {fault} | {must} | {told} | {outcome} |")
 
 
 @pytest.fixture(scope="session", name="free_port")

@@ -20,12 +20,30 @@ CLOSED = (BrokenPipeError, ConnectionResetError)
 LIMIT = 3_000_000
 POST = b"POST /predict HTTP/1.1\r\nhost: test\r\n"
 MILLION = 1_000_000
+MOST_GROWTH = 300_000_000  # of the HTTP process, in bytes, over all of this
+Drill = Callable[[str], None]
+pytestmark = pytest.mark.fault(
+    "slow and half-open connections, endless, huge, deep and malformed bodies and heads",
+    "the right 4xx in bounded memory and time, the others unaffected",
+)
 
 
 @pytest.fixture(scope="module")
 def target(start_server: Callable[..., Any]) -> Any:
     """One HTTP process, so that whatever blocks it blocks everybody."""
     return start_server("--http-processes", "1", "--payload-limit", str(LIMIT), names=("tiny-bert", "tiny-lstm"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_before(target: Any) -> int:
+    assert target.predict("good").status_code == 200
+    return resident(target)
+
+
+def resident(target: Any) -> int:
+    """Bytes of memory of the HTTP process."""
+    (process,) = target.http_processes()
+    return int(process.memory_info().rss)
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +156,7 @@ def test_a_hostile_body_is_answered(target: Any, body: bytes, status: int) -> No
     answer = post(target, "/predict", body)
     assert answer.status_code == status
     assert len(answer.content) < 1000  # nothing of it comes back
+    assert (answer.headers.get("connection") == "close") == (status == 413)
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/v2/models/tiny-bert/infer"])
@@ -282,7 +301,7 @@ def test_a_client_that_reads_nothing_holds_up_nobody(target: Any, wait: Callable
 def test_large_texts_of_many_clients_are_tokenized_one_after_another(target: Any) -> None:
     """Each takes 60 MB for as long as it lasts."""
     (process,) = target.http_processes()
-    before = process.memory_info().rss
+    before = resident(target)
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak is counted anew
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: target.predict("a " * 100_000), range(6)))
@@ -300,6 +319,9 @@ def test_a_large_text_whose_turn_comes_too_late_is_504(target: Any) -> None:
         assert late.result(SAFETY_S).status_code == 504
 
 
-def test_afterwards_nothing_failed_inside(target: Any) -> None:
+def test_afterwards_nothing_failed_inside(target: Any, memory_before: int, drill: Drill) -> None:
     assert target.metric("valence_failures_total", error_type="internal") == 0
     assert "Traceback" not in target.log.read_text()
+    growth = resident(target) - memory_before
+    assert growth < MOST_GROWTH
+    drill(f"no fault inside, no stack in the log; the HTTP process grew by {growth / 1e6:.0f} MB")

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from models.training.data import LABELS, Example
-from models.training.finishing import EMOJI, MOST_BY_SOURCE, SOURCE, clause_examples, emoji_examples, finishing_examples
+from models.training.finishing import EMOJI, MOST_BY_SOURCE, SOURCE, emoji_examples, finishing_examples
 
 COUNTS = {"tweets": (3, 40, 20), "films": (30, 9, 12), "goemotions3_train": (2000, 1900, 1800), "one_sided": (5, 0, 5)}
 TRAIN = [
@@ -31,15 +31,6 @@ def test_emoji_stand_alone_and_end_neutral_texts() -> None:
 def test_equal_seeds_give_equal_lists() -> None:
     assert finishing_examples(TRAIN, seed=3) == finishing_examples(TRAIN, seed=3)
     assert finishing_examples(TRAIN, seed=3) != finishing_examples(TRAIN, seed=4)
-
-
-def test_a_clause_keeps_the_label_and_knows_its_text() -> None:
-    texts = ("房间很大，就是有点吵！不会再来", "好", "物流快。这是一个比二十个字还要长得多的句子所以它不能算")
-    train = [Example(text, 0, "a") for text in texts]
-    clauses, origins = clause_examples(train)
-    assert origins == [0, 2]
-    assert clauses[0] in [Example(text, 0, "a") for text in ("房间很大", "就是有点吵", "不会再来")]
-    assert clauses[1] == Example("物流快", 0, "a")
 
 
 def test_emoji_rows_have_only_the_tones_asked_for() -> None:
