@@ -100,7 +100,7 @@ def json_answer(status: int, content: Any, headers: Headers | None = None) -> An
 
 def error_answer(error: ServiceError) -> Answer:
     """{"error", "error_type"}, with Retry-After where a retry can help, Allow where the verb is wrong, WWW-Authenticate without a
-    key, Connection where the rest of the body is not read."""
+    key."""
     headers = [JSON]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
@@ -108,6 +108,4 @@ def error_answer(error: ServiceError) -> Answer:
         headers.append((b"allow", error.allow.encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status == 413:
-        headers.append((b"Connection", b"close"))  # in small letters uvicorn would close at once, and take the answer along
     return json_answer(error.status, {"error": error.message, "error_type": error.error_type}, headers)

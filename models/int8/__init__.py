@@ -1,6 +1,6 @@
 """8-bit integer linear layers for the CPU: `python -m models.int8 CHECKPOINT --texts FILE` prepares a checkpoint once."""
 
-from models.int8.linear import Int8Linear, quantize_linears
+from models.int8.linear import Int8Linear, quantize_linears, unpack_for_compiler
 from models.int8.ranges import (
     RANGES_FILE,
     RangesError,
@@ -22,5 +22,6 @@ __all__ = [
     "quantize",
     "quantize_linears",
     "save_ranges",
+    "unpack_for_compiler",
     "write_ranges",
 ]

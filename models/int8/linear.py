@@ -13,10 +13,8 @@ equation 4):
 None of it takes time in a forward: the product with 1 / s_k is the one that quantizes, and the constants join the bias.
 """
 
-import itertools
 import warnings
 from collections.abc import Mapping
-from weakref import WeakValueDictionary
 
 import torch
 from torch import library, nn
@@ -94,36 +92,44 @@ class FbgemmLinear(Int8Linear):
         finally:
             torch.backends.quantized.engine = engine
 
-        self.number = next(_numbers)
-        _layers[self.number] = self
-
     def forward(self, inputs_MK: torch.Tensor) -> torch.Tensor:
         """(..., K) -> (..., N)."""
         scaled_MK = torch.addcmul(self.zero_K, inputs_MK, self.inverse_step_K)
         if torch.compiler.is_compiling():
-            return torch.ops.valence.int8_product(scaled_MK, self.number, self.out_features)
-        return self.product(scaled_MK)
-
-    def product(self, scaled_MK: torch.Tensor) -> torch.Tensor:
-        """The integers' product, with scale and bias."""
+            return self._traced(scaled_MK)
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(scaled_MK, 1.0, 0, self.packed)
 
+    def unpack(self) -> None:
+        """Keeps the weights as the compiler takes them, too, before it is asked for the layer."""
+        quantized_NK, bias_N = torch.ops.quantized.linear_unpack(self.packed)
+        self.weight_NK = nn.Buffer(quantized_NK.int_repr(), persistent=False)
+        self.scale_N = nn.Buffer(quantized_NK.q_per_channel_scales().float(), persistent=False)
+        self.weight_zero_N = nn.Buffer(torch.zeros(self.out_features, dtype=torch.int64), persistent=False)
+        self.bias_N = nn.Buffer(bias_N.detach(), persistent=False)
 
-# The compiler takes tensors and numbers, so it is given a layer's number instead of its packed weights. `custom_op` would do the
-# same and take 13 us a call, which is a tenth of a lone text's forward.
-_numbers = itertools.count()
-_layers: WeakValueDictionary[int, FbgemmLinear] = WeakValueDictionary()
-library.define("valence::int8_product", "(Tensor scaled, int layer, int width) -> Tensor")
+    def _traced(self, scaled_MK: torch.Tensor) -> torch.Tensor:
+        """The same in operators of which the compiler makes one kernel with what stands around them. The bias comes last: a sum
+        right behind the product would be done in place, on what others still read (torch 2.13)."""
+        integers_MK = scaled_MK.round().clamp(0, ACTIVATION_MAX).to(torch.uint8)
+        weight = torch.ops.onednn.qlinear_prepack(self.weight_NK, None)  # a constant, where the compiler freezes the weights
+        product_MN = torch.ops.onednn.qlinear_pointwise(
+            integers_MK, 1.0, 0, weight, self.scale_N, self.weight_zero_N, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return product_MN + self.bias_N
 
 
-@library.impl("valence::int8_product", "CPU")
-def _product(scaled_MK: torch.Tensor, layer: int, width: int) -> torch.Tensor:
-    return _layers[layer].product(scaled_MK)
+@library.register_fake("onednn::qlinear_prepack")
+def _(weight_NK: torch.Tensor, shape: list[int] | None) -> torch.Tensor:
+    """Which torch lacks."""
+    return weight_NK.new_empty(weight_NK.shape[::-1])
 
 
-@library.register_fake("valence::int8_product")
-def _(scaled_MK: torch.Tensor, layer: int, width: int) -> torch.Tensor:
-    return scaled_MK.new_empty((*scaled_MK.shape[:-1], width))
+def unpack_for_compiler(model: nn.Module) -> bool:
+    """Makes the int8 layers of a model ready for `torch.compile`; whether it has any."""
+    layers = [module for module in model.modules() if isinstance(module, FbgemmLinear)]
+    for layer in layers:
+        layer.unpack()
+    return bool(layers)
 
 
 def int8_linear(linear: nn.Linear, ranges_2K: torch.Tensor) -> Int8Linear:

@@ -39,8 +39,8 @@ LAYERS = 3
 CHOSEN_BY, TESTED = 400, 1000
 SCHEDULE = Schedule(epochs=3, learning_rate=3e-4, batch_size=32, max_tokens=64, evaluations_per_epoch=1)
 RARE = 3  # class-weights: one negative text in so many is left
-LABELLED = 1000  # pretraining: so many reviews are fine-tuned on
-REVIEWS = Schedule(epochs=3, learning_rate=5e-4, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
+LABELLED = 2000  # pretraining: so many reviews are fine-tuned on
+REVIEWS = Schedule(epochs=4, learning_rate=5e-4, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
 PRETRAINING = Schedule(epochs=1, learning_rate=1e-3, batch_size=32, max_tokens=128, evaluations_per_epoch=1)
 MEASURES = "accuracy / macro-F1 / macro-recall, %"
 
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--cache-dir", type=Path, default=CACHE_DIR, help="where downloaded packages are kept")
     result.add_argument("--cpu", action="store_true", help="measure on the CPU though there is a GPU")
     result.add_argument("--texts", type=int, default=1500, help="of what is learnt: texts to learn from")
-    result.add_argument("--pretraining-steps", type=int, default=1000, help="pretraining: steps of 32 pieces of 128 tokens")
+    result.add_argument("--pretraining-steps", type=int, default=4000, help="pretraining: steps of 32 pieces of 128 tokens")
     return result
 
 

@@ -156,7 +156,6 @@ def test_a_hostile_body_is_answered(target: Any, body: bytes, status: int) -> No
     answer = post(target, "/predict", body)
     assert answer.status_code == status
     assert len(answer.content) < 1000  # nothing of it comes back
-    assert (answer.headers.get("connection") == "close") == (status == 413)
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/v2/models/tiny-bert/infer"])
