@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--cache-dir", type=Path, default=CACHE_DIR, help="where downloaded packages are kept")
     result.add_argument("--cpu", action="store_true", help="measure on the CPU though there is a GPU")
     result.add_argument("--texts", type=int, default=1500, help="of what is learnt: texts to learn from")
-    result.add_argument("--pretraining-steps", type=int, default=4000, help="pretraining: steps of 32 pieces of 128 tokens")
+    result.add_argument("--pretraining-steps", type=int, default=1000, help="pretraining: steps of 32 pieces of 128 tokens")
     return result
 
 

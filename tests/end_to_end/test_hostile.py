@@ -310,12 +310,17 @@ def test_large_texts_of_many_clients_are_tokenized_one_after_another(target: Any
     assert int(peak[1]) * 1024 - before < 180_000_000
 
 
-def test_a_large_text_whose_turn_comes_too_late_is_504(target: Any) -> None:
+def test_a_large_text_whose_turn_comes_too_late_is_504_and_not_tokenized(target: Any, wait: Callable[..., None]) -> None:
+    count = "valence_tokenization_duration_seconds_count"
+    before = target.metric(count, model="tiny-bert")
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(target.predict, "a " * 500_000)
-        late = pool.submit(target.predict, "a " * 500_000, headers={"x-request-timeout-s": "0.01"})
+        first = pool.submit(target.predict, ["a " * 450_000] * 2)
+        wait(lambda: target.metric("valence_requests_in_flight") >= 1, timeout_s=SAFETY_S)
+        late = pool.submit(target.predict, "a " * 450_000, headers={"x-request-timeout-s": "0.2"})
         assert first.result(SAFETY_S).status_code == 200
         assert late.result(SAFETY_S).status_code == 504
+    wait(lambda: target.metric("valence_requests_in_flight") == 0, timeout_s=SAFETY_S)
+    assert target.metric(count, model="tiny-bert") == before + 1
 
 
 def test_afterwards_nothing_failed_inside(target: Any, memory_before: int, drill: Drill) -> None:
