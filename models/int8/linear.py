@@ -13,6 +13,7 @@ equation 4):
 None of it takes time in a forward: the product with 1 / s_k is the one that quantizes, and the constants join the bias.
 """
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 
@@ -118,10 +119,12 @@ class FbgemmLinear(Int8Linear):
         return product_MN + self.bias_N
 
 
-@library.register_fake("onednn::qlinear_prepack")
-def _(weight_NK: torch.Tensor, shape: list[int] | None) -> torch.Tensor:
-    """Which torch lacks."""
+def _prepacked_shape(weight_NK: torch.Tensor, shape: list[int] | None) -> torch.Tensor:
     return weight_NK.new_empty(weight_NK.shape[::-1])
+
+
+with contextlib.suppress(AttributeError, RuntimeError):  # a torch without oneDNN lacks the operator
+    library.register_fake("onednn::qlinear_prepack", _prepacked_shape)
 
 
 def unpack_for_compiler(model: nn.Module) -> bool:
