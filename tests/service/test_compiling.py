@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
-from models.int8.__main__ import main as prepare_int8
 from models.int8.linear import has_fbgemm
-from service.catalog import load_catalog
+from service.catalog import ServedModel, load_catalog
 from service.engine import Engine
 from service.packs import TextIds
 from service.settings import Settings
-from tokenizers_store.training import train_tokenizer
 
 TOLERANCE = 1e-5
 INT8_TOLERANCE = 2e-3
@@ -85,22 +82,13 @@ def test_a_model_that_can_t_be_compiled_is_served_as_it_is(
 
 @needs_compiler
 @pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
-def test_an_int8_model_compiles_into_the_same_integers(training_texts: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_int8_model_compiles_into_the_same_integers(wide_bert: ServedModel) -> None:
     """Layers with residuals and norms between them, wide enough for the compiler's own kernels."""
-    torch.manual_seed(0)
-    config = CustomBertConfig(
-        vocab_size=2000, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, initializer_range=0.1
-    )
-    CustomBertForSequenceClassification(config).save_pretrained(tmp_path)
-    train_tokenizer(training_texts, kind="wordpiece", vocab_size=300, show_progress=False).save_pretrained(tmp_path)
-    (tmp_path / "texts.txt").write_text("\n".join(training_texts), encoding="utf-8")
-    assert prepare_int8([str(tmp_path), "--texts", str(tmp_path / "texts.txt")]) == 0
-    settings = Settings(models=(f"wide={tmp_path}",), device="cpu", workers_per_device=1, threads=1, dtype="int8", compile=True)
-    (served,) = load_catalog(settings)
+    settings = Settings(device="cpu", workers_per_device=1, threads=1, dtype="int8", compile=True)
     threads = torch.get_num_threads()
     try:
-        compiled = Engine(served, device="cpu", settings=settings)
-        plain = Engine(served, device="cpu", settings=settings.model_copy(update={"compile": False}))
+        compiled = Engine(wide_bert, device="cpu", settings=settings)
+        plain = Engine(wide_bert, device="cpu", settings=settings.model_copy(update={"compile": False}))
         assert (compiled.details["dtype"], compiled.details["compiled"]) == ("int8", "yes")
         texts = texts_of(LENGTHS, typed=False)
         alone = np.concatenate([compiled.logits([text]) for text in texts])

@@ -176,21 +176,6 @@ def test_rows_are_padded_on_the_right() -> None:
     assert pad_rows(rows, value=9).tolist() == [[1, 9, 9], [1, 2, 3]]
 
 
-@pytest.fixture
-def wide_bert(training_texts: tuple[str, ...], tmp_path: Path) -> ServedModel:
-    """A BERT wide enough for int8, with its ranges."""
-    torch.manual_seed(0)
-    config = CustomBertConfig(
-        vocab_size=2000, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, initializer_range=0.1
-    )
-    CustomBertForSequenceClassification(config).save_pretrained(tmp_path)
-    train_tokenizer(training_texts, kind="wordpiece", vocab_size=300, show_progress=False).save_pretrained(tmp_path)
-    (tmp_path / "texts.txt").write_text("\n".join(training_texts), encoding="utf-8")
-    assert prepare_int8([str(tmp_path), "--texts", str(tmp_path / "texts.txt")]) == 0
-    (served,) = load_catalog(Settings(models=(f"wide={tmp_path}",), dtype="int8"))
-    return served
-
-
 @pytest.mark.parametrize("attention", ["auto", "sdpa"])
 def test_int8_is_near_float32_and_a_text_scores_the_same_in_any_batch(wide_bert: ServedModel, attention: str) -> None:
     integer, exact = (
