@@ -29,7 +29,7 @@ INT8_OPTIONS = {"freezing": True, "max_autotune_gemm": True, "max_autotune_gemm_
 
 
 class CompiledForward:
-    """`forward`, which takes a model and a pack, with the model compiled. Calling it gives logits (S, labels)."""
+    """`forward`, which takes a model and a pack, with the model compiled, `module`. Calling it gives logits (S, labels)."""
 
     def __init__(self, model: nn.Module, forward: Forward, *, takes_types: bool) -> None:
         # Every model's forward begins in the same wrapper of transformers, and the compiler counts graphs by code. Without the
@@ -38,7 +38,7 @@ class CompiledForward:
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe}
         self._compiler_options = INT8_OPTIONS if unpack_for_compiler(model) else {}
         self._model = model
-        self._compiled: nn.Module = torch.compile(model, dynamic=True, fullgraph=True, options=options)
+        self.module: nn.Module = torch.compile(model, dynamic=True, fullgraph=True, options=options)
         self._forward = forward
         self._takes_types = takes_types
 
@@ -50,7 +50,7 @@ class CompiledForward:
             pack = msgspec.structs.replace(pack, bounds=np.append(pack.bounds, pack.bounds[-1:]))
         if self._takes_types and pack.types is None:
             pack = msgspec.structs.replace(pack, types=np.zeros_like(pack.ids))
-        return self._forward(self._compiled, pack)[:texts]
+        return self._forward(self.module, pack)[:texts]
 
     def check(self, packs: Sequence[Pack], *, threads: Iterable[int]) -> None:
         """Compiles, for each number of threads on a CPU since a graph is bound to it. Raises ValueError where the scores are

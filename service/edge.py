@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from service.errors import ServiceError
 from service.exchange import JSON, Answer, Call, ClientGone, Handler, Outcome, error_answer, json_answer, read_body
 from service.explanations import Explanations
 from service.frames import Hello
+from service.in_flight import InFlight
 from service.inference_protocol import InferenceProtocol
 from service.information import information
 from service.lifetime import name_process
@@ -53,6 +53,7 @@ class Edge:
         runtime_dir: Path,
         draining: Path,
         sockets: Sequence[Path],
+        in_flight: InFlight,
         http_processes: int,
     ) -> None:
         self.app = app
@@ -61,8 +62,7 @@ class Edge:
         self.draining = draining
         self.http_processes = http_processes
         self.links = [Link(path, on_found=self._worker_found, on_lost=worker_lost) for path in sockets]
-        limit = math.ceil(settings.max_concurrent_requests / http_processes)
-        self.scorer = Scorer(settings, self.links, limit=limit)
+        self.scorer = Scorer(settings, self.links, in_flight=in_flight)
         self.changes = Changes(settings, self.scorer, self.links, runtime_dir=runtime_dir)
         self.admin = Admin(settings, self.changes)
         self.observers: list[Callable[[Call, Outcome], None]] = [log_request] if settings.log_requests else []
@@ -193,6 +193,7 @@ class Edge:
 
     async def metrics(self, call: Call) -> Answer:
         """Prometheus text format, over all processes."""
+        metrics.IN_FLIGHT.set(self.scorer.in_flight.total)
         body = await asyncio.to_thread(metrics.exposition)
         return Answer(200, body, [(b"content-type", b"text/plain; version=1.0.0; charset=utf-8")])
 

@@ -9,6 +9,7 @@ import ctypes
 import inspect
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -175,9 +176,16 @@ class Engine:
         """None, with the reason in the log, where the model can't be captured or replays score otherwise."""
         try:
             graphs = GraphedForward(
-                self.model, max_tokens=max_tokens, max_length=max_length, takes_types=self.takes_types, device=self.device
+                self.model if self.compiled is None else self.compiled.module,
+                max_tokens=max_tokens,
+                max_length=max_length,
+                takes_types=self.takes_types,
+                device=self.device,
             )
-            graphs.check(self._forward, [pack(texts, with_types=self.takes_types) for texts in self._trial_batches()])
+            graphs.check(
+                partial(self._plain_forward, self.model),
+                [pack(texts, with_types=self.takes_types) for texts in self._trial_batches()],
+            )
         except (RuntimeError, ValueError) as error:
             log.warning("no CUDA graphs: %s", error)
             return None

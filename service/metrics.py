@@ -46,7 +46,7 @@ BATCH_TOKENS_LIMIT = Gauge(
     ["device"],
     multiprocess_mode="livemin",
 )
-IN_FLIGHT = Gauge("valence_requests_in_flight", "Requests being served.", multiprocess_mode="livesum")
+IN_FLIGHT = Gauge("valence_requests_in_flight", "Requests being served.", multiprocess_mode="mostrecent")
 WORKER_UP = Gauge("valence_worker_up", "1 while the HTTP processes reach the worker.", ["device"], multiprocess_mode="livemin")
 BUILD_INFO = Gauge("valence_build_info", "Versions.", ["version", "torch", "transformers"], multiprocess_mode="max")
 MODEL_INFO = Gauge("valence_model_info", "Served models.", ["model", "architecture"], multiprocess_mode="mostrecent")

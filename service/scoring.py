@@ -18,6 +18,7 @@ from service.catalog import ServedModel
 from service.errors import ServiceError
 from service.exchange import Call, ClientGone
 from service.frames import Explained
+from service.in_flight import InFlight
 from service.link import Link, Reply
 from service.settings import Settings
 from service.tokenization import TextEncoder, Tokens
@@ -81,13 +82,12 @@ class Scorer:
         settings: Settings,
         links: Sequence[Link],
         *,
-        limit: int,
+        in_flight: InFlight,
     ) -> None:
-        """`limit`: requests in flight of this process. No model is served before `serve`."""
+        """No model is served before `serve`."""
         self.settings = settings
         self.links = links
-        self.limit = limit
-        self.in_flight = 0
+        self.in_flight = in_flight
         self._refused = 0
         self.served: dict[int, Served] = {}
         self._places: dict[str, int] = {}
@@ -116,16 +116,15 @@ class Scorer:
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Holds one of the requests in flight; 429 where there is none to be had."""
-        if self.in_flight >= self.limit:
+        try:
+            self.in_flight.add()
+        except ServiceError:
             self._note_refusal()
-            raise errors.overloaded(self.settings.max_concurrent_requests)
-        self.in_flight += 1
-        metrics.IN_FLIGHT.inc()
+            raise
         try:
             yield
         finally:
-            self.in_flight -= 1
-            metrics.IN_FLIGHT.dec()
+            self.in_flight.remove()
 
     def _note_refusal(self) -> None:
         """Has an overload logged: a line for `REFUSALS_S` of it, not one for each request."""
@@ -136,7 +135,7 @@ class Scorer:
     def _log_refusals(self) -> None:
         log.warning(
             "overloaded: %d requests were answered 429 within %g s", self._refused, REFUSALS_S,
-            extra={"refused": self._refused, "limit": self.limit},
+            extra={"refused": self._refused, "limit": self.in_flight.limit},
         )  # fmt: skip
         self._refused = 0
 

@@ -21,6 +21,7 @@ from service.announcement import OneSpeaks
 from service.catalog import CatalogError, load_catalog
 from service.connection import Connection
 from service.edge import Edge
+from service.in_flight import InFlight
 from service.lifetime import end_with_parent, name_process
 from service.logs import configure_logging
 from service.roster import Roster, RosterFile
@@ -47,18 +48,17 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
     litserve.server.configure_logging = leave_logging_alone
     settings = tuned(settings)
     server = build_server(settings, runtime_dir=runtime_dir)
-    device = server.devices[0].split(":")[0]
     _allow_files(settings.max_connections + OTHER_FILES)
     gc.collect()
     os.register_at_fork(after_in_child=end_with_parent)  # the HTTP processes, the CPU workers and LitServe's manager are forked
     gc.freeze()  # the HTTP processes are forked: what is alive now is never scanned by them (p99 24 -> 8 ms)
-    log.info("starting %s on %s", ", ".join(settings.models), ", ".join(server.devices))
+    log.info("starting %s on %s", ", ".join(settings.models), ", ".join(device_names(server)))
     try:
         _stop_on_signals(server, draining=runtime_dir / DRAINING, drain_s=settings.drain_s)
         server.run(
             host=settings.host,
             port=settings.port,
-            num_api_servers=settings.http_process_count(device),
+            num_api_servers=settings.http_process_count(settings.accelerator()),
             log_level="warning",
             log_config=None,
             generate_client_file=False,
@@ -94,8 +94,10 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
     roster = RosterFile(runtime_dir)
     roster.write(Roster.of(catalog))
     workers = settings.worker_count(accelerator)
+    in_flight = InFlight(processes=http_processes, limit=settings.max_concurrent_requests)
     server = Supervisor(
         WorkerApi(settings, roster, WorkerLoop(runtime_dir)),
+        in_flight,
         accelerator=accelerator,
         workers_per_device=workers,
         restart_workers=True,
@@ -115,11 +117,17 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
             runtime_dir=runtime_dir,
             draining=runtime_dir / DRAINING,
             sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * workers)],
+            in_flight=in_flight,
             http_processes=http_processes,
         )
 
     server.app.build_middleware_stack = build_stack_behind_edge
     return server
+
+
+def device_names(server: Supervisor) -> list[str]:
+    """What LitServe has found: `["cpu"]`, or for CUDA a list for each device, as `[["cuda:0"], ["cuda:1"]]`."""
+    return [device if isinstance(device, str) else ",".join(device) for device in server.devices]
 
 
 def leave_logging_alone(*args: object, **options: object) -> None:

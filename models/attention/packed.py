@@ -11,6 +11,7 @@ first token of each text alone). `Q` counts queries, `T` keys.
 """
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import groupby, pairwise
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 NAME = "packed"
+HAS_TRITON = find_spec("triton") is not None
 
 
 def register_packed_attention() -> None:
@@ -52,19 +54,68 @@ def packed_attention_forward(
     if cu_seq_lens_k is None:
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
     query_QNH, key_TNH, value_TNH = (states[0].transpose(0, 1) for states in (query_1NQH, key_1NTH, value_1NTH))
-    if query_QNH.is_cuda and query_QNH.dtype in (torch.float16, torch.bfloat16) and not dropout:  # which the kernel lacks
-        from torch.nn.attention.varlen import varlen_attn  # torch >= 2.11; its import compiles nothing but needs CUDA to run
-
-        reach = -1 if sliding_window is None else sliding_window - 1
-        output_QNH = varlen_attn(
-            query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k,
-            scale=scaling, window_size=(reach, reach),
-        )  # fmt: skip
+    if query_QNH.is_cuda and query_QNH.dtype in (torch.float16, torch.bfloat16) and not dropout:  # which the kernels lack
+        attend_on_cuda = _by_our_kernels if _is_ours(query_QNH, sliding_window) else _by_flash_attention
+        output_QNH = attend_on_cuda(
+            query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, sliding_window, scaling
+        )
     else:
         compiling = torch.compiler.is_compiling() and not torch.is_grad_enabled()
         attend = torch.ops.valence.packed_attention if compiling else _by_equal_lengths
         output_QNH = attend(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, sliding_window, scaling, dropout)
     return output_QNH.unsqueeze(0), None
+
+
+def _is_ours(query_QNH: torch.Tensor, window: int | None) -> bool:
+    """Whether `kernels` can be asked, which give no gradient."""
+    if window is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or not HAS_TRITON:
+        return False
+    from models.attention import kernels  # Triton looks for a GPU when it is imported
+
+    return kernels.takes(query_QNH)
+
+
+def _by_our_kernels(
+    query_QNH: torch.Tensor,
+    key_TNH: torch.Tensor,
+    value_TNH: torch.Tensor,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: torch.Tensor,
+    max_length_q: int | None,
+    max_length_k: int | None,
+    window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    from models.attention import kernels
+
+    scaling = query_QNH.shape[-1] ** -0.5 if scaling is None else scaling
+    if len(query_QNH) == len(key_TNH) and max_length_q == max_length_k:
+        return kernels.attend(query_QNH, key_TNH, value_TNH, cu_seq_lens_k, scaling)
+    if max_length_q == 1 and len(query_QNH) == len(cu_seq_lens_k) - 1:
+        return kernels.attend_once(query_QNH, key_TNH, value_TNH, cu_seq_lens_k, scaling)
+    return _by_flash_attention(
+        query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, window, scaling
+    )
+
+
+def _by_flash_attention(
+    query_QNH: torch.Tensor,
+    key_TNH: torch.Tensor,
+    value_TNH: torch.Tensor,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: torch.Tensor,
+    max_length_q: int | None,
+    max_length_k: int | None,
+    window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.11; its import compiles nothing but needs CUDA to run
+
+    reach = -1 if window is None else window - 1
+    return varlen_attn(
+        query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k,
+        scale=scaling, window_size=(reach, reach),
+    )  # fmt: skip
 
 
 def _by_equal_lengths(

@@ -11,6 +11,7 @@ from service import edge
 from service.access import Access
 from service.catalog import ServedModel
 from service.edge import Edge
+from service.in_flight import InFlight
 from service.roster import Roster, RosterFile
 from service.settings import Settings
 
@@ -32,6 +33,7 @@ def send(
             runtime_dir=tmp_path,
             draining=tmp_path / "draining",
             sockets=[],
+            in_flight=InFlight(processes=1, limit=settings.max_concurrent_requests),
             http_processes=1,
         )
 

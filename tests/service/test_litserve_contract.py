@@ -60,7 +60,8 @@ def test_litserver_has_the_attributes_that_we_set_or_read(attribute: str) -> Non
 
 
 def test_http_processes_are_started_as_the_supervisor_starts_them_again() -> None:
-    assert list(inspect.signature(ls.LitServer._start_server).parameters)[:3] == ["self", "port", "num_uvicorn_servers"]
+    parameters = list(inspect.signature(ls.LitServer._start_server).parameters)
+    assert parameters[:5] == ["self", "port", "num_uvicorn_servers", "log_level", "sockets"]
     assert "uvicorn_workers = self._start_server(" in inspect.getsource(ls.LitServer.run)
     assert "return dict(enumerate(workers))" in inspect.getsource(ls.LitServer._start_server)
 
