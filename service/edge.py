@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import uuid
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from service.access import Access
 from service.admin import Admin
 from service.announcement import log_ready
 from service.changes import Changes
+from service.connection import respond
 from service.documentation import Documentation
 from service.errors import ServiceError
 from service.exchange import JSON, Answer, Call, ClientGone, Handler, Outcome, error_answer, json_answer, read_body
@@ -93,7 +94,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         call = Call(scope, receive, dict(scope["headers"]))
-        request_id = call.headers.get(b"x-request-id", b"")[:128] or uuid.uuid4().hex.encode()
+        request_id = call.headers.get(b"x-request-id", b"")[:128] or os.urandom(16).hex().encode()
         route = self._route_name(scope["path"])
         try:
             answer = await self._dispatch(call, route)
@@ -109,7 +110,7 @@ class Edge:
         if call.error_type:
             metrics.FAILURES.labels(call.error_type).inc()
         if answer is not None:
-            metrics.answered(route, call.model, answer.status).inc()
+            metrics.TALLY.answered(route, call.model, answer.status)
             await self._send(call, answer, request_id, send)
         for observe in self.observers:
             observe(call, Outcome(route, request_id.decode("latin-1"), answer.status if answer else None))
@@ -120,8 +121,7 @@ class Edge:
             body, added = await compression.compressed(body, call.headers[b"accept-encoding"])
             headers += added
         headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await respond(call.scope, send, status=answer.status, headers=headers, body=body)
 
     async def _dispatch(self, call: Call, route: str) -> Answer:
         path, method = call.scope["path"], call.scope["method"]
@@ -194,6 +194,7 @@ class Edge:
     async def metrics(self, call: Call) -> Answer:
         """Prometheus text format, over all processes."""
         metrics.IN_FLIGHT.set(self.scorer.in_flight.total)
+        metrics.TALLY.write()
         body = await asyncio.to_thread(metrics.exposition)
         return Answer(200, body, [(b"content-type", b"text/plain; version=1.0.0; charset=utf-8")])
 
@@ -211,6 +212,7 @@ class Edge:
         if tracer is not None:
             self.observers.append(tracer.record)
         await self.app(scope, receive, send)
+        metrics.TALLY.write()
         if tracer is not None:
             tracer.close()  # nobody waits for this process any more but its supervisor
 

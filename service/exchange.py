@@ -10,6 +10,7 @@ import orjson
 from starlette.types import Receive, Scope
 
 from service import compression, errors
+from service.connection import whole_body
 from service.errors import ServiceError
 
 Headers = list[tuple[bytes, bytes]]
@@ -76,6 +77,15 @@ async def read_body(call: Call, limit: int, timeout_s: float) -> bytes:
     declared = call.headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit:
         raise errors.payload_too_large(limit)
+    body = whole_body(call.scope)
+    if body is None:
+        body = await _received(call, limit, timeout_s)
+    elif len(body) > limit:
+        raise errors.payload_too_large(limit)
+    return body if encoding is None else await compression.decompressed(body, encoding, limit=limit)
+
+
+async def _received(call: Call, limit: int, timeout_s: float) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
@@ -87,10 +97,9 @@ async def read_body(call: Call, limit: int, timeout_s: float) -> bytes:
                 if len(body) > limit:
                     raise errors.payload_too_large(limit)
                 if not message.get("more_body"):
-                    break
+                    return bytes(body)
     except TimeoutError:
         raise errors.timed_out(timeout_s) from None
-    return bytes(body) if encoding is None else await compression.decompressed(bytes(body), encoding, limit=limit)
 
 
 def json_answer(status: int, content: Any, headers: Headers | None = None) -> Answer:

@@ -19,9 +19,6 @@ log = logging.getLogger("valence.worker")
 
 # Powers of two and what lies half way between them: a batch is a third smaller than its graph at most.
 SIZES = tuple(size for power in range(5, 15) for size in (2**power, 3 * 2 ** (power - 1)))
-# The attention kernel starts as many blocks for each text as the longest possible one needs. So a size has a graph for texts up
-# to this length, which is a block's, and one for longer texts.
-SHORT = 128
 # A graph has room for a text every so many tokens; a batch of shorter texts takes the next larger graph.
 TOKENS_A_TEXT = 8
 WARM_UPS = 2
@@ -38,10 +35,9 @@ class GraphedForward:
         started_at = time.monotonic()
         self.graphs: list[Graph] = []
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        sizes = {max_tokens, *(size for size in SIZES if size < max_tokens)}
-        forms = sorted({(tokens, min(tokens, longest)) for tokens in sizes for longest in (min(SHORT, max_length), max_length)})
-        for tokens, longest in reversed(forms):  # the largest first: the others reuse its memory
-            graph = Graph(model, tokens=tokens, longest=longest, takes_types=takes_types, device=device, pool=pool)
+        sizes = sorted({max_tokens, *(size for size in SIZES if size < max_tokens)}, reverse=True)
+        for size in sizes:  # the largest first: the others reuse its memory
+            graph = Graph(model, tokens=size, longest=min(size, max_length), takes_types=takes_types, device=device, pool=pool)
             self.graphs.insert(0, graph)
         reserved = torch.cuda.memory_reserved(device) / 2**20 if device.type == "cuda" else 0
         log.info(
@@ -51,7 +47,7 @@ class GraphedForward:
 
     def __call__(self, pack: Pack) -> torch.Tensor | None:
         for graph in self.graphs:
-            if graph.holds(pack):
+            if len(pack.ids) <= graph.tokens and len(pack.bounds) - 1 <= graph.texts:
                 return graph(pack)
         return None
 
@@ -68,14 +64,13 @@ class GraphedForward:
 
 
 class Graph:
-    """One size: `tokens` tokens and `texts` texts, none longer than `longest`."""
+    """One size: `tokens` tokens and `texts` texts."""
 
     def __init__(
         self, model: nn.Module, *, tokens: int, longest: int, takes_types: bool, device: torch.device,
         pool: tuple[int, int] | None,
     ) -> None:  # fmt: skip
-        self.tokens, self.texts, self.longest = tokens, max(1, tokens // TOKENS_A_TEXT), longest
-        self.takes_types = takes_types
+        self.tokens, self.texts, self.takes_types = tokens, max(1, tokens // TOKENS_A_TEXT), takes_types
         rows = 3 if takes_types else 2
         # One buffer, so that a batch is one copy: rows of 8-byte integers, then the 4-byte bounds.
         size = rows * tokens * 8 + (self.texts + 1) * 4
@@ -93,10 +88,6 @@ class Graph:
 
         bounds[1:] = 1  # one text of one token, and empty ones
         self._logits, self._replay = record(forward, device=device, pool=pool)
-
-    def holds(self, pack: Pack) -> bool:
-        """Whether the pack fits."""
-        return len(pack.ids) <= self.tokens and len(pack.bounds) - 1 <= self.texts and pack.longest <= self.longest
 
     def __call__(self, pack: Pack) -> torch.Tensor:
         self._staging.reverse()

@@ -183,7 +183,7 @@ class Scorer:
 
     def finished(self, call: Call, scored: Scored) -> list[tuple[bytes, bytes]]:
         """Observes a request that is about to be answered; the headers that say how it went."""
-        scored.meter.duration.observe(time.perf_counter() - call.started_at)
+        metrics.TALLY.observed(scored.meter.duration, time.perf_counter() - call.started_at)
         return headers(call)
 
     async def tokenized(self, call: Call, served: Served, encode: Callable[[], Made], *, texts: Sequence[Text]) -> Made:
@@ -191,7 +191,7 @@ class Scorer:
         call.tokenization_started_at = time.perf_counter()
         encoded = await self.made(call, encode, characters=sum(len(text) + len(partner or "") for text, partner in texts))
         call.tokenized_at = time.perf_counter()
-        served.meter.tokenization.observe(call.tokenized_at - call.tokenization_started_at)
+        metrics.TALLY.observed(served.meter.tokenization, call.tokenized_at - call.tokenization_started_at)
         return encoded
 
     async def made(self, call: Call, make: Callable[[], Made], *, characters: int) -> Made:
@@ -216,11 +216,12 @@ class Scorer:
 
     async def _compute(self, call: Call, job: Job, tokens: Tokens) -> Reply:
         """The worker's answer; ServiceError or ClientGone where there is none."""
-
-        def ask(link: Link, deadline: float) -> Ticket[Reply]:
-            return link.submit(tokens, model=job.place, deadline=deadline)
-
-        reply = await self.answered(call, ask, place=job.place, timeout_s=job.timeout_s)
+        reply = await self.answered(
+            call,
+            lambda link, deadline: link.submit(tokens, model=job.place, deadline=deadline),  # a `def` would evaluate its types
+            place=job.place,
+            timeout_s=job.timeout_s,
+        )
         if reply.failed:
             failed = min(reply.failed)
             raise errors.backend(tokens.owners[failed] if tokens.owners else failed)

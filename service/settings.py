@@ -33,7 +33,7 @@ class Settings(BaseSettings):
 
     host: Literal["0.0.0.0", "127.0.0.1", "::"] = Field(default="0.0.0.0", description="Address to listen on.")
     port: int = Field(default=8000, ge=1024, le=65535, description="Port to listen on.")
-    http_processes: int = Field(default=0, ge=0, description="HTTP processes; 0: one per 4 cores on CPU, cores - 5 on CUDA.")
+    http_processes: int = Field(default=0, ge=0, description="HTTP processes; 0: one per 4 cores on CPU, cores - 3 on CUDA.")
     api_key: SecretStr | None = Field(default=None, min_length=1, description="Key that clients must send; unset: none needed.")
     api_keys_file: Path | None = Field(
         default=None, description="File of more keys, name:key or name:sha256=<hex> a line; read again when it changes."
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
 
     def http_process_count(self, device: str) -> int:
         """How many HTTP processes to fork: beside a CPU forward they share its cores, beside a GPU the cores are theirs."""
-        return self.http_processes or max(1, cores() // 4 if device == "cpu" else cores() - 5)
+        return self.http_processes or max(1, cores() // 4 if device == "cpu" else cores() - 3)
 
     def worker_count(self, device: str) -> int:
         """Workers of one device. On CPU several narrow ones: two of 1 thread did 13% more than one of 2 on two cores."""

@@ -1,13 +1,14 @@
 """Texts to token ids, in the HTTP process."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
-import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from service import errors
-from service.frames import ID_TYPE
+from service.ascii import for_ascii
 from service.windows import Window, cut
 from service.wire import Text
 
@@ -30,18 +31,20 @@ class TextEncoder:
     """A trained pipeline with its special tokens, at a model's length limit.
 
     Truncation is state of the Rust object, so each direction is a copy of its own and requests do not wait for each other.
+    Of each there are two: for any texts, and for those of ASCII alone, whose pipeline is shorter.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
         self.max_length = max_length
-        self._whole = self._copy(tokenizer, truncate_to=None)
-        self._right = self._copy(tokenizer, truncate_to="right")
-        self._left = self._copy(tokenizer, truncate_to="left")
+        both = (tokenizer, for_ascii(tokenizer))
+        self._whole = [self._copy(one, truncate_to=None) for one in both]
+        self._right = [self._copy(one, truncate_to="right") for one in both]
+        self._left = [self._copy(one, truncate_to="left") for one in both]
 
     def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool = False) -> Tokens:
         """Token ids of `texts`. ServiceError 422 names the limit and the length of a text that does not fit."""
-        tokenizer = (self._left if from_left else self._right) if truncate else self._whole
-        tokens = _tokens(self._encode(tokenizer, texts), texts)
+        tokenizers = (self._left if from_left else self._right) if truncate else self._whole
+        tokens = _tokens(self._encode(tokenizers, texts), texts)
         if not truncate and max(tokens.lengths) > self.max_length:
             index = next(i for i, length in enumerate(tokens.lengths) if length > self.max_length)
             raise errors.validation(
@@ -64,14 +67,14 @@ class TextEncoder:
     def encodings(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoding]:
         """Uncut, with offsets, which `encode` does without. ServiceError 422 as there."""
         try:
-            return self._whole.encode_batch(texts, add_special_tokens=add_special_tokens)
+            return self._whole[0].encode_batch(texts, add_special_tokens=add_special_tokens)
         except Exception as error:  # as in `_encode`
             raise errors.not_tokenized() from error
 
     def encoding(self, text: str, *, truncate: bool) -> Encoding:
         """One text as `encode` cuts it, with offsets. ServiceError 422 as there."""
         try:
-            found = (self._right if truncate else self._whole).encode(text)
+            found = (self._right if truncate else self._whole)[0].encode(text)
         except Exception as error:  # as in `_encode`
             raise errors.not_tokenized() from error
         if len(found) > self.max_length:
@@ -80,7 +83,8 @@ class TextEncoder:
             )
         return found
 
-    def _encode(self, tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Encoding]:
+    def _encode(self, tokenizers: Sequence[Tokenizer], texts: Sequence[Text]) -> list[Encoding]:
+        tokenizer = tokenizers[_are_ascii(texts)]
         inputs = [text if partner is None else (text, partner) for text, partner in texts]
         try:
             return tokenizer.encode_batch_fast(inputs)
@@ -96,6 +100,10 @@ class TextEncoder:
         return copy
 
 
+def _are_ascii(texts: Sequence[Text]) -> bool:
+    return all(text.isascii() and (partner is None or partner.isascii()) for text, partner in texts)
+
+
 def _tokens(rows: Sequence[Encoding | Window], texts: Sequence[Text]) -> Tokens:
     ids = [row.ids for row in rows]
     paired = any(partner is not None for _, partner in texts)
@@ -104,4 +112,5 @@ def _tokens(rows: Sequence[Encoding | Window], texts: Sequence[Text]) -> Tokens:
 
 
 def _join(rows: list[list[int]]) -> bytes:
-    return np.array([value for row in rows for value in row], dtype=ID_TYPE).tobytes()
+    ids = rows[0] if len(rows) == 1 else list(chain.from_iterable(rows))
+    return struct.pack(f"<{len(ids)}i", *ids)  # a third of the time that numpy takes for a text

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import torch
 from litserve.loops import LitLoop
+from uvloop import new_event_loop
 
 from service.batching import QueuedText, TextQueue
 from service.catalog import CatalogError, ServedModel, register_all, weights_digest
@@ -341,7 +342,7 @@ class Connections:
         self.device = device
         self._observe = observe
         self.open: dict[int, asyncio.WriteTransport] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_event_loop()
         self._next_id = 0
         self._tasks: set[asyncio.Task[None]] = set()
 

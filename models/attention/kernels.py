@@ -16,7 +16,7 @@ from triton import language as tl
 BLOCK = 64
 # Keys that a text's one query sees at a time.
 KEYS = 64
-WARPS = 4
+WARPS = 2
 # Tokens whose texts one program of `_find_texts` looks up.
 FOUND = 256
 LOG2_E = 1.4426950408889634

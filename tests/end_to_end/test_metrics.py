@@ -1,6 +1,7 @@
 """`/metrics` held against what was sent, with two HTTP processes and two workers. The tests run in order."""
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -82,8 +83,10 @@ def total(sent: list[Sent], key: Callable[[Sent], Any], amount: Callable[[Sent],
 
 
 def settled(server: Any, before: Samples, texts: float, wait: Callable[..., None]) -> Samples:
-    """The samples once the workers have observed so many texts; they do so after the answers have left."""
+    """The samples once the workers have observed so many texts, which they do after the answers have left, and the HTTP processes
+    have written theirs, which the one that is not asked does within 50 ms."""
     wait(lambda: sum(gain(server.samples(), before, "valence_input_tokens_count", "model").values()) >= texts, timeout_s=20)
+    time.sleep(0.2)
     return server.samples()
 
 

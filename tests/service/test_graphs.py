@@ -48,15 +48,6 @@ def poison(graph: Graph) -> None:
 def test_sizes_end_at_the_budget(graphs: GraphedForward) -> None:
     assert [graph.tokens for graph in graphs.graphs] == [32, 48, 64, 96, 128, 192, 200]
     assert [graph.texts for graph in graphs.graphs] == [4, 6, 8, 12, 16, 24, 25]
-    assert [graph.longest for graph in graphs.graphs] == [32, *[MAX_LENGTH] * 6]
-
-
-def test_longer_texts_have_graphs_of_their_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.graphs.SHORT", 40)
-    with torch.inference_mode():
-        found = GraphedForward(engine.model, max_tokens=64, max_length=MAX_LENGTH, takes_types=True, device=torch.device("cpu"))
-        assert [(graph.tokens, graph.longest) for graph in found.graphs] == [(32, 32), (48, 40), (48, 48), (64, 40), (64, 48)]
-        found.check(engine._forward, [pack(texts_of(lengths), with_types=True) for lengths in ([40], [41], [45, 3], [30, 30])])
 
 
 def test_every_number_of_texts_up_to_the_limit_scores_as_the_forward(engine: Engine, graphs: GraphedForward) -> None:

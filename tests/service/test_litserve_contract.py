@@ -12,7 +12,7 @@ import pytest
 from litserve.loops import LitLoop
 from litserve.loops.loops import inference_worker
 
-from service.server import build_server
+from service.server import build_server, device_names
 from service.settings import Settings
 from service.supervisor import Supervisor
 from service.worker import WorkerLoop
@@ -47,6 +47,14 @@ def test_setup_is_called_with_the_device_before_the_loop() -> None:
 def test_our_loop_is_a_litloop_that_overrides_what_it_must() -> None:
     assert issubclass(WorkerLoop, LitLoop)
     assert list(inspect.signature(LitLoop.pre_setup).parameters)[:2] == ["self", "lit_api"]
+
+
+def test_cuda_devices_are_lists(settings_of: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litserve.connector.check_cuda_with_nvidia_smi", lambda: 2)
+    found = build_server(settings_of(device="cuda"), runtime_dir=tmp_path)
+    assert found.devices == [["cuda:0"], ["cuda:1"]]
+    assert device_names(found) == ["cuda:0", "cuda:1"]
+    assert len(found.app.build_middleware_stack().links) == 2
 
 
 def test_a_loop_is_taken_by_the_api(server: ls.LitServer) -> None:

@@ -1,5 +1,6 @@
 """Counts of several processes add up."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from service.batching import QueuedText
 from service.packs import TextIds
 
 ROOT = Path(__file__).parent.parent.parent
-COUNT = "from service import metrics; metrics.answered('/predict', 'm', 200).inc({}); metrics.IN_FLIGHT.set({}); {}"
+COUNT = "from service import metrics; metrics.REQUESTS.labels('/predict', 'm', '200').inc({}); metrics.IN_FLIGHT.set({}); {}"
 
 
 def value(exposition: str, name: str, **labels: str) -> float:
@@ -50,6 +51,29 @@ def test_import_without_the_directory_is_refused() -> None:
     )
     assert done.returncode != 0
     assert "sets the directory before it imports the service" in done.stderr
+
+
+def test_what_is_tallied_is_written_soon_and_for_a_scrape_at_once() -> None:
+    tally, histogram = metrics.Tally(), metrics.RequestMeter("tallied").duration
+
+    def seen() -> list[float]:
+        shown = metrics.exposition().decode()
+        names = ("valence_requests_total", "valence_request_duration_seconds_count", "valence_request_duration_seconds_sum")
+        return [value(shown, name, model="tallied") for name in names]
+
+    async def serve() -> None:
+        tally.answered("/predict", "tallied", 200)
+        tally.answered("/predict", "tallied", 429)
+        tally.observed(histogram, 0.25)
+        assert seen() == [0, 0, 0]
+        tally.write()
+        assert seen() == [2, 1, 0.25]
+        tally.answered("/predict", "tallied", 200)
+        tally.observed(histogram, 0.5)
+        await asyncio.sleep(10 * metrics.TALLY_S)
+        assert seen() == [3, 2, 0.75]
+
+    asyncio.run(serve())
 
 
 def test_a_batch_is_observed_text_by_text() -> None:
