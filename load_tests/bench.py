@@ -27,6 +27,7 @@ from load_tests.servers import ROOT, exit_on_sigterm
 from load_tests.texts import long_text, user_texts
 
 RESULTS = Path(__file__).parent / "results"
+OPEN_LOOPS = ",".join(contender.name for contender in (*PEERS.values(), VALENCE) if contender.open_loop)
 PYTHON = Path(sys.executable)
 # The bare forward goes over all of them twice.
 QUICK_TEXTS = 512
@@ -39,10 +40,11 @@ def main() -> int:
     exit_on_sigterm()
     RESULTS.mkdir(parents=True, exist_ok=True)
     results = new_results(options)
-    name = f"{options.machine or slug(results.machine)}-{results.date}{'-quick' if options.quick else ''}"
+    parts = (options.machine or slug(results.machine), options.suffix, results.date, "quick" if options.quick else None)
+    name = "-".join(part for part in parts if part)
     with tempfile.TemporaryDirectory(prefix="valence-bench-") as folder:
         try:
-            plan = make_plan(options, Path(folder))
+            plan = make_plan(options, Path(folder), needs_plain=any(contender.needs_plain for contender, _ in contenders))
             for dtype in options.dtypes.split(","):
                 results.forwards.append(bare_forward(plan, dtype))
                 if options.compiled:
@@ -70,10 +72,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--words", type=int, help="long texts of this many words instead of users' short ones")
     result.add_argument("--compiled", action="store_true", help="also measure the bare forward under torch.compile")
     result.add_argument("--seconds", type=float, default=15.0, help="of each closed loop")
+    result.add_argument("--warmup-s", type=float, default=3.0, help="before each load")
     result.add_argument("--open-seconds", type=float, help="of each rate of the open loops; none: as --seconds")
+    result.add_argument("--open-loops", default=OPEN_LOOPS, help="servers measured at fixed rates of arrival, comma-separated")
     result.add_argument("--idle-seconds", type=float, default=10.0)
     result.add_argument("--port", type=int, default=8100)
+    result.add_argument("--no-trials", action="store_true", help="each server in its first configuration, not in its fastest")
     result.add_argument("--machine", help="the name in the results' file names; none: by processor")
+    result.add_argument("--suffix", help="what comes after it there")
     result.add_argument(
         "--quick",
         action="store_true",
@@ -119,7 +125,7 @@ def seconds(options: argparse.Namespace) -> float:
 
 
 def warmup_s(options: argparse.Namespace) -> float:
-    return 1.0 if options.quick else 3.0
+    return 1.0 if options.quick else float(options.warmup_s)
 
 
 def open_s(options: argparse.Namespace) -> float:
@@ -130,7 +136,7 @@ def count_of_texts(options: argparse.Namespace) -> int:
     return QUICK_TEXTS if options.quick else DEFAULT_TEXTS
 
 
-def make_plan(options: argparse.Namespace, folder: Path) -> Plan:
+def make_plan(options: argparse.Namespace, folder: Path, *, needs_plain: bool) -> Plan:
     """Writes the texts and the checkpoint's plain form. CalledProcessError if the reference forward fails.
 
     Promises need 1 and 64 connections, so those are always there."""
@@ -139,7 +145,7 @@ def make_plan(options: argparse.Namespace, folder: Path) -> Plan:
     texts_file, checked_file = folder / "texts.txt", folder / "checked.txt"
     texts_file.write_text("\n".join(texts) + "\n", encoding="utf-8")
     checked_file.write_text("\n".join(texts[:CHECKED_TEXTS]) + "\n", encoding="utf-8")
-    plain, no_plain = plain_form(options.model, folder / "plain")
+    plain, no_plain = plain_form(options.model, folder / "plain") if needs_plain else (None, "")
     say("reference forward")
     return Plan(
         model=options.model,
@@ -161,8 +167,9 @@ def make_plan(options: argparse.Namespace, folder: Path) -> Plan:
         connections=sorted({int(part) for part in options.connections.split(",")} | {1, PROMISED_CONNECTIONS}),
         batch_connections=options.batch_connections,
         open_connections=options.open_connections,
+        open_loops=options.open_loops.split(","),
         generator_processes=options.generator_processes,
-        first_only=options.quick,
+        first_only=options.quick or options.no_trials,
     )
 
 

@@ -11,9 +11,9 @@ import tempfile
 
 from load_tests.servers import ROOT
 
-SHARED = "--dtypes bfloat16 --compiled --batch-connections 64 --open-connections 1024 --generator-processes 4 --idle-seconds 5"
-SHORT = "--peers stock_litserve:bfloat16 --connections 1,64,512,1024,2048 --seconds 5 --open-seconds 3"
-LONG = "--peers= --words 190 --connections 1,64,512 --seconds 5 --open-seconds 2 --machine gpu-long-texts"
+SHARED = "--dtypes bfloat16 --batch-connections 64 --open-connections 1024 --generator-processes 4 --idle-seconds 2 --warmup-s 1"
+SHORT = "--peers stock_litserve:bfloat16 --compiled --connections 1,64,512,1024,2048 --seconds 3 --open-seconds 2 --open-loops valence"
+LONG = "--peers= --words 190 --connections 1,64,512 --seconds 3 --open-loops= --suffix long-texts"
 
 
 def main() -> int:

@@ -50,6 +50,7 @@ class Plan:
     connections: Sequence[int]
     batch_connections: int
     open_connections: int
+    open_loops: Sequence[str]
     generator_processes: int
     first_only: bool
 
@@ -68,7 +69,7 @@ class Setting:
 
     def __init__(self, plan: Plan, contender: Contender, dtype: str) -> None:
         """Installs and prepares what it needs. InstallError, ServerError."""
-        if any("{plain}" in argument for argument in contender.arguments) and plan.plain is None:
+        if contender.needs_plain and plan.plain is None:
             raise ServerError(plan.no_plain)
         self.plan, self.contender, self.dtype = plan, contender, dtype
         self.name = f"{contender.title} {dtype}"
@@ -204,7 +205,7 @@ def measure(setting: Setting, flags: Flags) -> ServerResult:
             return setting.result(flags, answers, [], [], None)
         loads = closed_loads(setting, process, setting.plan.loads)
         best = setting.result(flags, answers, loads, [], None).saturation
-        rates = [share * best for share in OPEN_SHARES] if setting.contender.open_loop and best else []
+        rates = [share * best for share in OPEN_SHARES] if setting.contender.name in setting.plan.open_loops and best else []
         opened = [open_load(setting, process, rate) for rate in rates]
         time.sleep(SETTLE_S)  # what the loads left running counts
         idle = idle_cpu_percent(process, seconds=setting.plan.idle_s)

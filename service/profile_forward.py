@@ -19,8 +19,8 @@ from service.settings import Settings
 
 # An operator belongs to the first kind that has a part of its name.
 KINDS: Mapping[str, tuple[str, ...]] = {
-    "matrix products": ("qlinear", "addmm", "linear", "::mm", "bmm", "matmul", "gemm"),
-    "attention": ("attention", "attn", "flash", "softmax"),
+    "matrix products": ("qlinear", "addmm", "linear", "::mm", "bmm", "matmul", "gemm", "nvjet"),
+    "attention": ("attention", "attn", "attend", "flash", "softmax"),
     "LSTM": ("lstm", "mkldnn_rnn"),
     "activations": ("gelu", "tanh", "silu", "relu", "sigmoid"),
     "layer norm": ("layer_norm", "layernorm"),

@@ -84,12 +84,19 @@ class TextEncoder:
         return found
 
     def _encode(self, tokenizers: Sequence[Tokenizer], texts: Sequence[Text]) -> list[Encoding]:
-        tokenizer = tokenizers[_are_ascii(texts)]
+        any_text, ascii_only = tokenizers
         inputs = [text if partner is None else (text, partner) for text, partner in texts]
+        others = [place for place, text in enumerate(texts) if not _is_ascii(*text)]
         try:
-            return tokenizer.encode_batch_fast(inputs)
+            if not others:
+                return ascii_only.encode_batch_fast(inputs)
+            if len(others) == len(inputs):
+                return any_text.encode_batch_fast(inputs)
+            found = dict(zip(others, any_text.encode_batch_fast([inputs[place] for place in others]), strict=True))
+            rest = iter(ascii_only.encode_batch_fast([text for place, text in enumerate(inputs) if place not in found]))
         except Exception as error:  # the Rust library raises bare Exception, for example on a lone surrogate
             raise errors.not_tokenized() from error
+        return [found[place] if place in found else next(rest) for place in range(len(inputs))]
 
     def _copy(self, tokenizer: Tokenizer, *, truncate_to: str | None) -> Tokenizer:
         copy = Tokenizer.from_str(tokenizer.to_str())
@@ -100,8 +107,8 @@ class TextEncoder:
         return copy
 
 
-def _are_ascii(texts: Sequence[Text]) -> bool:
-    return all(text.isascii() and (partner is None or partner.isascii()) for text, partner in texts)
+def _is_ascii(text: str, partner: str | None) -> bool:
+    return text.isascii() and (partner is None or partner.isascii())
 
 
 def _tokens(rows: Sequence[Encoding | Window], texts: Sequence[Text]) -> Tokens:

@@ -45,6 +45,8 @@ log = logging.getLogger("valence.worker")
 Send = Callable[[Mapping[int, Sequence[Message]]], None]
 # Not where the queue changes: it may also shrink by a cancellation, and grows while a batch runs.
 OBSERVE_QUEUE_S = 1.0
+# What was observed of a batch is there for a scrape after so long.
+WRITE_METRICS_S = 0.05
 # The token budget is not lowered beyond this.
 LEAST_BATCH_TOKENS = 64
 
@@ -122,9 +124,7 @@ class WorkerLoop(LitLoop):
             lit_api.engines, queue=queue, meter=meter, device=device, settings=lit_api.settings, roster=lit_api.roster
         )
         explanations = Explanations(lit_api.engines, max_steps=lit_api.settings.explain_steps)
-        connections = Connections(
-            queue, explanations=explanations, models=models, device=f"{device}/{worker_id}", observe=meter.queue_depths
-        )
+        connections = Connections(queue, explanations=explanations, models=models, device=f"{device}/{worker_id}", meter=meter)
         threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
         batches = BatchLoop(lit_api.engines, queue, explanations, send=connections.send, meter=meter, cores=cores)
@@ -333,14 +333,14 @@ class Connections:
         explanations: Explanations,
         models: LoadedModels,
         device: str,
-        observe: Callable[[Mapping[int, int]], None],
+        meter: "BatchMeter",
     ) -> None:
-        """`observe` is told every `OBSERVE_QUEUE_S` how many texts wait for each model."""
         self.queue = queue
         self.explanations = explanations
         self.models = models
         self.device = device
-        self._observe = observe
+        self._meter = meter
+        self._is_write_due = False
         self.open: dict[int, asyncio.WriteTransport] = {}
         self._loop = new_event_loop()
         self._next_id = 0
@@ -362,7 +362,7 @@ class Connections:
     def send(self, answers_by_connection: Mapping[int, Sequence[Message]]) -> None:
         """Called by the batch loop; one frame per connection, written by the I/O thread."""
         frames = {connection: encode(answers) for connection, answers in answers_by_connection.items()}
-        self._loop.call_soon_threadsafe(self._write, frames)
+        self._loop.call_soon_threadsafe(self._answer, frames)
 
     def register(self, transport: asyncio.WriteTransport) -> int:
         self._next_id += 1
@@ -370,7 +370,7 @@ class Connections:
         return self._next_id
 
     def _observe_queue(self) -> None:
-        self._observe(self.queue.depths())
+        self._meter.queue_depths(self.queue.depths())
         self._loop.call_later(OBSERVE_QUEUE_S, self._observe_queue)
 
     def unregister(self, connection: int) -> None:
@@ -404,6 +404,16 @@ class Connections:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _answer(self, frames: dict[int, bytes]) -> None:
+        self._write(frames)
+        if not self._is_write_due:
+            self._is_write_due = True
+            self._loop.call_later(WRITE_METRICS_S, self._write_metrics)
+
+    def _write_metrics(self) -> None:
+        self._is_write_due = False
+        self._meter.write()
 
     def _write(self, frames: dict[int, bytes]) -> None:
         for connection, frame in frames.items():

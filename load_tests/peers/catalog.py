@@ -48,6 +48,11 @@ class Contender:
     open_loop: bool = False
     start_timeout_s: float = 300.0
 
+    @property
+    def needs_plain(self) -> bool:
+        """It loads transformers' own architectures only."""
+        return any("{plain}" in argument for argument in self.arguments)
+
 
 def app(name: str, *, model: str) -> Flags:
     """The arguments of a module of this package."""
@@ -76,7 +81,7 @@ def litserve_gpu_grid(cores: int) -> Sequence[Flags]:
     """On a GPU larger batches pay, and a second worker hides the first one's Python."""
     return [
         flags(workers_per_device=workers, max_batch_size=size, batch_timeout_s=0.01)
-        for workers, size in ((1, 64), (2, 64), (2, 256))
+        for workers, size in ((2, 256), (2, 64), (1, 64))
     ]
 
 

@@ -21,12 +21,14 @@ from models import register_architectures
 def probabilities(model: Path, texts: Sequence[str]) -> list[dict[str, float]]:
     """By the Auto classes."""
     register_architectures()
-    classifier = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, trust_remote_code=False).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    classifier = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, trust_remote_code=False)
+    classifier.eval().to(device)
     tokenizer = load_tokenizer(model, None, classifier.config)
     labels = [classifier.config.id2label[label] for label in range(classifier.config.num_labels)]
     found = []
     for text in texts:
-        logits = classifier(**tokenizer(text, truncation=True, return_tensors="pt")).logits
+        logits = classifier(**tokenizer(text, truncation=True, return_tensors="pt").to(device)).logits
         found.append(dict(zip(labels, logits[0].softmax(dim=-1).tolist(), strict=True)))
     return found
 

@@ -80,6 +80,7 @@ def test_a_batch_is_observed_text_by_text() -> None:
     meter = metrics.BatchMeter({0: "one", 1: "two"}, device="cpu/0", max_batch_tokens=64)
     batch = [QueuedText(1, 0, index, 99.0, 1.0, TextIds(np.zeros(length, np.int32))) for index, length in enumerate((3, 5, 7))]
     meter.observe(1, batch, started_at=1.5, inference_s=0.25, failed=1, padding=4)
+    meter.write()
     shown = metrics.exposition().decode()
     expected = {
         "valence_texts_total": 2,

@@ -78,3 +78,10 @@ def test_the_tokenizer_given_keeps_its_own_settings(catalog: Mapping[str, Served
     TextEncoder(tokenizer, max_length=LIMIT).encode([(LONG, None)], truncate=True)
     assert tokenizer.padding is not None
     assert tokenizer.truncation is None
+
+
+def test_texts_of_ascii_and_others_in_one_batch_are_tokenized_as_alone(encoder: TextEncoder) -> None:
+    texts = [("good", None), ("naïve 😍", None), ("bad", "good"), ("fine", "café"), ("moving", None), ("…", None)]
+    together = id_array(encoder.encode(texts, truncate=True).ids).tolist()
+    assert together == [token for text in texts for token in id_array(encoder.encode([text], truncate=True).ids).tolist()]
+    assert encoder.encode(texts, truncate=True).lengths == [encoder.encode([text], truncate=True).lengths[0] for text in texts]
