@@ -11,9 +11,12 @@ import tempfile
 
 from load_tests.servers import ROOT
 
-SHARED = "--dtypes bfloat16 --batch-connections 64 --open-connections 1024 --generator-processes 4 --idle-seconds 2 --warmup-s 1"
-SHORT = "--peers stock_litserve:bfloat16 --compiled --connections 1,64,512,1024,2048 --seconds 3 --open-seconds 2 --open-loops valence"
-LONG = "--peers= --words 190 --connections 1,64,512 --seconds 3 --open-loops= --suffix long-texts"
+SHARED = (
+    "--dtypes bfloat16 --batch-connections 64 --open-connections 1024 --generator-processes 4 --seconds 3 --idle-seconds 2 "
+    "--warmup-s 1"
+)
+SHORT = "--peers stock_litserve:bfloat16 --compiled --connections 1,64,512,1024,2048 --open-seconds 2 --open-loops valence"
+LONG = "--peers= --words 190 --connections 1,64,512 --open-loops= --suffix long-texts"
 
 
 def main() -> int:
