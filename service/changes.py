@@ -47,6 +47,7 @@ class Changes:
         self.followers = Followers(runtime_dir)
         self.roster = Roster({}, generation=-1)
         self._turn = asyncio.Lock()
+        self._candidates: tuple[int, ...] = ()  # a place that is being loaded
         roster = self.file.read()
         self._follow(roster, {place: served(model) for place, model in roster.models.items()})
 
@@ -81,13 +82,14 @@ class Changes:
             await self.catch_up()
             model = await self._described(name, path, version)
             place = time.monotonic_ns()  # never given before, also not to a load that failed
-            self._announce(place)
+            self._candidates = (place,)  # whatever is announced meanwhile names it, or a worker would drop it again
+            self._announce()
             try:
                 await self._load(Load(place, MODEL.dump_json(model)))
-            except BaseException:
+                await self._write(self.roster.with_model(place, model))
+            finally:
+                self._candidates = ()
                 self._announce()
-                raise
-            await self._write(self.roster.with_model(place, model))
         log.info("serving %s, version %s, weights %s", name, version, model.weights)
         return model
 
@@ -113,9 +115,9 @@ class Changes:
         self._announce()
         self.followers.came_to(roster.generation)
 
-    def _announce(self, *candidates: int) -> None:
+    def _announce(self) -> None:
         for link in self.links:
-            link.announce([*self.scorer.served, *candidates])
+            link.announce([*self.scorer.served, *self._candidates])
 
     async def _described(self, name: str, path: Path, version: str | None) -> ServedModel:
         try:

@@ -65,6 +65,8 @@ class Engine:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        else:
+            torch.cuda.set_device(self.device)  # of this thread: streams, events and Triton go by the current one
         self.dtype_name = _dtype_name(settings.dtype, self.device)
         model = load_model(served, dtype=DTYPES[self.dtype_name], trust_remote_code=settings.trust_remote_code)
         self.packed = settings.attn_implementation in ("auto", "packed") and (

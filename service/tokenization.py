@@ -31,7 +31,7 @@ class TextEncoder:
     """A trained pipeline with its special tokens, at a model's length limit.
 
     Truncation is state of the Rust object, so each direction is a copy of its own and requests do not wait for each other.
-    Of each there are two: for any texts, and for those of ASCII alone, whose pipeline is shorter.
+    Of those that are asked for every day there are two: for any texts, and for those of ASCII alone, whose pipeline is shorter.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
@@ -39,7 +39,7 @@ class TextEncoder:
         both = (tokenizer, for_ascii(tokenizer))
         self._whole = [self._copy(one, truncate_to=None) for one in both]
         self._right = [self._copy(one, truncate_to="right") for one in both]
-        self._left = [self._copy(one, truncate_to="left") for one in both]
+        self._left = [self._copy(tokenizer, truncate_to="left")] * 2
 
     def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool = False) -> Tokens:
         """Token ids of `texts`. ServiceError 422 names the limit and the length of a text that does not fit."""

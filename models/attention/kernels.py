@@ -28,6 +28,15 @@ def takes(query_QNH: torch.Tensor) -> bool:
     return query_QNH.shape[-1] in WIDTHS
 
 
+def try_out() -> None:
+    """Builds the kernels and runs them once. Raises whatever comes where they can't be built, without a compiler for example."""
+    states = torch.zeros(16, 1, 64, dtype=torch.bfloat16, device="cuda")
+    bounds = torch.tensor([0, 16], dtype=torch.int32, device="cuda")
+    attend(states, states, states, bounds, 1.0)
+    attend_once(states[:1], states, states, bounds, 1.0)
+    torch.cuda.synchronize()
+
+
 def text_spans(cu_seq_lens: torch.Tensor, tokens: int) -> torch.Tensor:
     """(2, T) int32: where the text of each token begins and ends. A token after the last text is a text of its own.
 

@@ -10,8 +10,9 @@ Queries may be fewer than keys: `cu_seq_lens_q` and `cu_seq_lens_k` cut each of 
 first token of each text alone). `Q` counts queries, `T` keys.
 """
 
+import logging
 from collections.abc import Iterator
-from importlib.util import find_spec
+from functools import cache
 from itertools import groupby, pairwise
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 NAME = "packed"
-HAS_TRITON = find_spec("triton") is not None
+log = logging.getLogger(__name__)
 
 
 def register_packed_attention() -> None:
@@ -68,11 +69,25 @@ def packed_attention_forward(
 
 def _is_ours(query_QNH: torch.Tensor, window: int | None) -> bool:
     """Whether `kernels` can be asked, which give no gradient."""
-    if window is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or not HAS_TRITON:
+    if window is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_kernels():
         return False
-    from models.attention import kernels  # Triton looks for a GPU when it is imported
+    from models.attention import kernels
 
     return kernels.takes(query_QNH)
+
+
+@cache
+def has_kernels() -> bool:
+    """Whether Triton can build `kernels` here, which takes a GPU and a C compiler. If not, torch's Flash attention serves."""
+    try:
+        from models.attention import kernels
+
+        kernels.try_out()
+    except Exception as error:  # whatever Triton, the compiler or the loader may raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("attention of short texts is slower, by torch's kernel: Triton can't build ours: %s", reason)
+        return False
+    return True
 
 
 def _by_our_kernels(

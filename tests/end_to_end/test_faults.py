@@ -208,6 +208,7 @@ def test_a_batch_that_memory_does_not_hold_is_split(busy_server: Any, drill: Dri
 @pytest.mark.fault("a text that the model raises on", "424 for it, its neighbours their right scores")
 def test_a_text_that_fails_fails_alone(busy_server: Any, gate: Gate, wait: Callable[..., None], drill: Drill) -> None:
     expected = busy_server.predict("a wonderful film").json()
+    time.sleep(0.2)  # until its batch is counted
     batches = busy_server.metric("valence_batch_texts_count")
     failures = busy_server.metric("valence_failures_total", error_type="backend")
     with held_up(busy_server, gate, wait, ["good", *["a wonderful film", "poison"] * 4]) as futures:
