@@ -19,6 +19,15 @@ COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['tracing'], sep='\n')" > requirements.txt \
     && python -m pip install -c constraints.txt -r requirements.txt
 
+# The CPU's attention kernel, for the two kinds of processor it is written for; the image itself holds no compiler.
+FROM ${PYTHON_IMAGE} AS kernel
+RUN apt-get update && apt-get install --yes --no-install-recommends g++
+WORKDIR /kernel
+COPY models/attention/cpu_kernel.cpp .
+RUN if [ "$(uname -m)" = x86_64 ]; then \
+    g++ -O3 -ffp-contract=fast -fopenmp -shared -fPIC -march=x86-64-v3 -o cpu_kernel.avx2.so cpu_kernel.cpp && \
+    g++ -O3 -ffp-contract=fast -fopenmp -shared -fPIC -march=x86-64-v4 -o cpu_kernel.avx512.so cpu_kernel.cpp; fi
+
 FROM ${PYTHON_IMAGE} AS tree
 # The settings' defaults are folders beside the packages, so the service runs from its tree instead of site-packages.
 WORKDIR /app
@@ -26,6 +35,7 @@ COPY LICENSE ./
 COPY tokenizers_store ./tokenizers_store
 COPY models ./models
 COPY service ./service
+COPY --from=kernel /kernel ./models/attention
 # Training writes weights that their owner alone may read.
 RUN chmod -R a+rX .
 

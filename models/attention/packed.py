@@ -1,8 +1,9 @@
 """Attention over packed texts, as the backend "packed" of transformers' attention interface.
 
 `T` tokens of `S` texts lie one after another; `cu_seq_lens` (S + 1, int32) holds where each begins. No text sees another, and
-no padding is computed. On CUDA torch's variable-length Flash attention does it in one kernel; on CPU each run of texts of equal
-length is one dense batch, so a batch sorted by length takes as many calls as it has lengths:
+no padding is computed. Kernels of our own do it where they can be built (`kernels`, `cpu_kernel`). Otherwise torch's
+variable-length Flash attention does on CUDA; on CPU each run of texts of equal length is one dense batch, so a batch sorted by
+length takes as many calls as it has lengths:
 
     lengths 5 5 5 9 9  ->  sdpa over (3, N, 5, H), then over (2, N, 9, H)
 
@@ -61,15 +62,16 @@ def packed_attention_forward(
             query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, sliding_window, scaling
         )
     else:
-        compiling = torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        attend = torch.ops.valence.packed_attention if compiling else _by_equal_lengths
+        attend = _by_equal_lengths if torch.is_grad_enabled() else _without_gradient
+        if torch.compiler.is_compiling() and attend is _without_gradient:
+            attend = torch.ops.valence.packed_attention
         output_QNH = attend(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, sliding_window, scaling, dropout)
     return output_QNH.unsqueeze(0), None
 
 
 def _is_ours(query_QNH: torch.Tensor, window: int | None) -> bool:
     """Whether `kernels` can be asked, which give no gradient."""
-    if window is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_kernels():
+    if window is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_kernels("cuda"):
         return False
     from models.attention import kernels
 
@@ -77,15 +79,22 @@ def _is_ours(query_QNH: torch.Tensor, window: int | None) -> bool:
 
 
 @cache
-def has_kernels() -> bool:
-    """Whether Triton can build `kernels` here, which takes a GPU and a C compiler. If not, torch's Flash attention serves."""
+def has_kernels(device_type: str) -> bool:
+    """Whether our kernels can be built here: by Triton on CUDA, by a C++ compiler on CPU. If not, torch's attention serves."""
     try:
-        from models.attention import kernels
+        if device_type == "cuda":
+            from models.attention import kernels
 
-        kernels.try_out()
+            kernels.try_out()
+        else:
+            from models.attention import cpu_kernel
+
+            cpu_kernel.try_out()
     except Exception as error:  # whatever Triton, the compiler or the loader may raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        log.warning("attention of short texts is slower, by torch's kernel: Triton can't build ours: %s", reason)
+        log.warning(
+            "attention of short texts is slower, by torch's operators: no kernel for %s can be built: %s", device_type, reason
+        )
         return False
     return True
 
@@ -133,6 +142,28 @@ def _by_flash_attention(
     )  # fmt: skip
 
 
+def _without_gradient(
+    query_QNH: torch.Tensor,
+    key_TNH: torch.Tensor,
+    value_TNH: torch.Tensor,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: torch.Tensor,
+    window: int | None,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """By our kernel where there is one for it."""
+    if query_QNH.device.type == "cpu" and window is None and not dropout and has_kernels("cpu"):
+        from models.attention import cpu_kernel
+
+        if cpu_kernel.takes(query_QNH, key_TNH, value_TNH):
+            scaling = query_QNH.shape[-1] ** -0.5 if scaling is None else scaling
+            attended = cpu_kernel.attend(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, scaling)
+            if attended is not None:
+                return attended
+    return _by_equal_lengths(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, window, scaling, dropout)
+
+
 def _by_equal_lengths(
     query_QNH: torch.Tensor,
     key_TNH: torch.Tensor,
@@ -166,7 +197,7 @@ library.define(
     "(Tensor query, Tensor key, Tensor value, Tensor cu_seq_lens_q, Tensor cu_seq_lens_k, int? window, float? scaling, "
     "float dropout) -> Tensor",
 )
-library.impl("valence::packed_attention", "CPU", _by_equal_lengths)
+library.impl("valence::packed_attention", "CPU", _without_gradient)
 
 
 @library.register_fake("valence::packed_attention")

@@ -160,5 +160,5 @@ def test_the_health_check_is_python_that_asks_for_readiness() -> None:
 def test_the_build_context_holds_what_the_dockerfile_copies() -> None:
     copied = {path for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE) for path in line.split()}
     let_in = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert copied == let_in
+    assert {path.split("/")[0] for path in copied} == let_in
     assert all((ROOT / path).exists() for path in copied)
