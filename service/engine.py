@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.attention import enable_packing
 from models.int8 import RANGES_FILE, prepare_for_inference, quantize
+from models.prepacked import prepack_linears
 from service.catalog import CatalogError, ServedModel
 from service.compiling import CompiledForward
 from service.graphs import GraphedForward
@@ -84,6 +85,8 @@ class Engine:
         self.pad_token_id = model.config.pad_token_id or 0
         self.overlaps = self.device.type == "cuda"
         self.compiled = self._compile(settings) if settings.compile and self.packed else None
+        if self.compiled is None:  # which brings the weights into an order of its own
+            prepack_linears(self.model)
         self.graphs: GraphedForward | None = None
         if self.overlaps and attention == "packed" and settings.cuda_graphs and model.dtype in HALF_TYPES:
             self.graphs = self._capture(max_tokens=settings.batch_tokens(device), max_length=served.max_length)

@@ -152,15 +152,16 @@ def _without_gradient(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """By our kernel where there is one for it."""
+    """By our kernel where there is one for it; bfloat16 goes there and back by way of float32."""
     if query_QNH.device.type == "cpu" and window is None and not dropout and has_kernels("cpu"):
         from models.attention import cpu_kernel
 
-        if cpu_kernel.takes(query_QNH, key_TNH, value_TNH):
+        states = [each.float() if each.dtype == torch.bfloat16 else each for each in (query_QNH, key_TNH, value_TNH)]
+        if cpu_kernel.takes(*states):
             scaling = query_QNH.shape[-1] ** -0.5 if scaling is None else scaling
-            attended = cpu_kernel.attend(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, scaling)
+            attended = cpu_kernel.attend(*states, cu_seq_lens_q, cu_seq_lens_k, scaling)
             if attended is not None:
-                return attended
+                return attended.to(query_QNH.dtype)
     return _by_equal_lengths(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, window, scaling, dropout)
 
 

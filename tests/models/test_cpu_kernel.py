@@ -100,6 +100,21 @@ def test_a_long_text_is_left_to_torch(longest: int, serves: bool) -> None:
     torch.testing.assert_close(served.double(), exact, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("longest", [64, 513])
+def test_bfloat16_is_as_exact_as_torchs(longest: int) -> None:
+    lengths = [5, 23, longest]
+    query, key, value = (each.bfloat16() for each in states(sum(lengths), 32))
+    bounds = bounds_of(lengths)
+    with torch.no_grad():
+        found = attend_packed(query, key, value, bounds)
+    assert found.dtype == torch.bfloat16
+    cuts = [slice(begin, end) for begin, end in pairwise(bounds.tolist())]
+    exact = torch.cat([exact_text(query[cut], key[cut], value[cut]) for cut in cuts])
+    by_torch = packed._by_equal_lengths(query, key, value, bounds, bounds, None, None, 0.0)
+    error, torchs_error = ((each.double() - exact).abs().max().item() for each in (found, by_torch))
+    assert error <= torchs_error
+
+
 def attend_packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
     states = (each.transpose(0, 1).unsqueeze(0) for each in (query, key, value))
     return packed.packed_attention_forward(torch.nn.Module(), *states, None, cu_seq_lens_q=bounds)[0][0]

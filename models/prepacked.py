@@ -1,0 +1,67 @@
+"""Linear layers on the CPU whose weights lie in oneDNN's own order, for a model that is served.
+
+In half precision torch has oneDNN bring the weights into that order at each call: 384 to 1152 channels took 0.077 ms for one
+text of 23 tokens and 0.056 with weights brought there once (a core of a Zen 5 processor, 1.06 times in full batches). In
+float32 torch asks MKL, which leaves half of AVX-512 unused on processors that are not Intel's: there it does 55 billion
+products a second on a core, and oneDNN 128.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+CPUINFO = Path("/proc/cpuinfo")
+# Below this many channels on either side a call costs more than the order gains.
+LEAST_CHANNELS = 64
+
+
+class PrepackedLinear(nn.Linear):
+    """`linear` with its weights a second time, in oneDNN's order; where a gradient is asked, the layer that it was."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.prepacked = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out), of the weights' type."""
+        if torch.is_grad_enabled():
+            return F.linear(input, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(input, self.prepacked, self.bias, "none", [], "")
+
+
+def prepack_linears(model: nn.Module) -> int:
+    """Replaces the linear layers that gain from it; how many they are. The parameters keep their names, and a change of them
+    afterwards, in value or type, does not reach the scores."""
+    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and _gains(layer)]
+    for name in names:
+        model.set_submodule(name, PrepackedLinear(model.get_submodule(name)))
+    return len(names)
+
+
+def _gains(layer: nn.Linear) -> bool:
+    wide = min(layer.in_features, layer.out_features) >= LEAST_CHANNELS
+    return wide and layer.weight.device.type == "cpu" and gains_from_onednn(layer.weight.dtype)
+
+
+@cache
+def gains_from_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN with weights in its order is faster here than what torch does by itself."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.float32:
+        others_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and _vendor() not in ("", "GenuineIntel")
+        return others_avx512 and torch.backends.mkl.is_available()
+    supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return dtype in supported and bool(getattr(torch.ops.mkldnn, supported[dtype])())
+
+
+def _vendor() -> str:
+    """As Linux names it; empty where it does not."""
+    if not CPUINFO.exists():
+        return ""
+    lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
