@@ -10,8 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-# One class of characters, perhaps with a space before it; no escapes, no classes within.
-ONE_CLASS = re.compile(r" ?\[([^\[\]\\^]+)\]")
+# One class of characters, perhaps with a space before it, or what stands for one; no escapes, no classes within.
+ONE_CLASS = re.compile(r"(?:[ \u2581]\?)?\[([^\[\]\\^]+)\]")
 Step = dict[str, Any]
 
 
