@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 
 # One class of characters, perhaps with a space before it, or what stands for one; no escapes, no classes within.
 ONE_CLASS = re.compile(r"(?:[ \u2581]\?)?\[([^\[\]\\^]+)\]")
+# What makes text of ASCII from text of ASCII.
+KEEPING = {"Lowercase", "BertNormalizer", "Strip", "BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Split"}
 Step = dict[str, Any]
 
 
@@ -19,41 +21,67 @@ def for_ascii(tokenizer: Tokenizer) -> Tokenizer:
     """One that gives every text of ASCII the same tokens; with nothing left out where that could not be told."""
     pipeline = json.loads(tokenizer.to_str())
     if all(token["content"].isascii() for token in pipeline["added_tokens"]):
-        pipeline["normalizer"] = _kept(pipeline["normalizer"], "normalizers")
-        pipeline["pre_tokenizer"] = _kept(pipeline["pre_tokenizer"], "pretokenizers")
+        shorter = _Shorter()
+        for members in ("normalizer", "pre_tokenizer"):
+            pipeline[members] = shorter.step(pipeline[members])
     return Tokenizer.from_str(json.dumps(pipeline))
 
 
-def _kept(step: Step | None, members: str) -> Step | None:
-    """The step, or None. `members`: what a sequence calls its steps."""
-    if step is None or _is_idle(step):
-        return None
-    if step["type"] == "Sequence":
-        return step | {members: [kept for member in step[members] if (kept := _kept(member, members)) is not None]}
-    if step["type"] == "BertNormalizer":
-        return step | {"handle_chinese_chars": False, "strip_accents": False}
-    return step
+class _Shorter:
+    """Leaves steps out, asked for one after another as they run.
+
+    `others`: the characters beyond ASCII that the steps so far may have put into a text; None where that is not plain to see.
+    """
+
+    def __init__(self) -> None:
+        self.others: str | None = ""
+
+    def step(self, step: Step | None) -> Step | None:
+        """The step as far as a text of ASCII needs it."""
+        if step is None or self._is_idle(step):
+            return None
+        for members in ("normalizers", "pretokenizers"):
+            if members in step:
+                return step | {members: [kept for member in step[members] if (kept := self.step(member)) is not None]}
+        if step["type"] == "BertNormalizer" and self.others == "":
+            step = step | {"handle_chinese_chars": False, "strip_accents": False}
+        self._note(step)
+        return step
+
+    def _is_idle(self, step: Step) -> bool:
+        """It leaves every text as it is that holds nothing but ASCII and the others."""
+        if self.others is None:
+            return False
+        match step:
+            case {"type": "NFC" | "NFD" | "NFKC" | "NFKD" | "StripAccents"}:
+                return self.others == ""
+            case {"type": "Replace" | "Split", "pattern": {"String": text}}:
+                return not step.get("invert") and any(not one.isascii() and one not in self.others for one in text)
+            case {"type": "Replace" | "Split", "pattern": {"Regex": pattern}}:
+                return not step.get("invert") and needs_other_characters(pattern, known=self.others)
+        return False
+
+    def _note(self, step: Step) -> None:
+        match step:
+            case {"type": "Replace", "content": content} if content.isascii():
+                pass
+            case {"type": "Metaspace", "replacement": replacement} if self.others is not None:
+                self.others += replacement
+            case {"type": name} if name not in KEEPING:
+                self.others = None
 
 
-def _is_idle(step: Step) -> bool:
-    """It leaves every text of ASCII as it is."""
-    match step:
-        case {"type": "NFC" | "NFD" | "NFKC" | "NFKD" | "StripAccents"}:
-            return True
-        case {"type": "Replace" | "Split", "pattern": {"String": text}}:
-            return not step.get("invert") and not text.isascii()
-        case {"type": "Replace" | "Split", "pattern": {"Regex": pattern}}:
-            return not step.get("invert") and needs_other_characters(pattern)
-    return False
-
-
-def needs_other_characters(pattern: str) -> bool:
-    """Every match of the regular expression holds a character beyond ASCII. False where that is not plain to see.
+def needs_other_characters(pattern: str, *, known: str = "") -> bool:
+    """Every match of the regular expression holds a character beyond ASCII and `known`. False where that is not plain to see.
 
     >>> [needs_other_characters(pattern) for pattern in (" ?[☀-➿😀]", "[“”]", "[’']", "[-’]", "’?")]
     [True, True, False, False, False]
+    >>> needs_other_characters("[▀-➿]", known="▁")
+    False
     """
     found = ONE_CLASS.fullmatch(pattern)
-    if found is None or found[1].startswith("-") or found[1].endswith("-"):
+    if found is None or found[1].startswith("-") or found[1].endswith("-") or "--" in found[1]:
         return False
-    return all(not character.isascii() for character in found[1].replace("-", ""))
+    if any(character.isascii() for character in found[1].replace("-", "")):
+        return False
+    return re.search(f"[{found[1]}]", known) is None

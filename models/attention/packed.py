@@ -156,10 +156,10 @@ def _without_gradient(
     if query_QNH.device.type == "cpu" and window is None and not dropout and has_kernels("cpu"):
         from models.attention import cpu_kernel
 
-        states = [each.float() if each.dtype == torch.bfloat16 else each for each in (query_QNH, key_TNH, value_TNH)]
-        if cpu_kernel.takes(*states):
+        query, key, value = (each.float() if each.dtype == torch.bfloat16 else each for each in (query_QNH, key_TNH, value_TNH))
+        if cpu_kernel.takes(query, key, value):
             scaling = query_QNH.shape[-1] ** -0.5 if scaling is None else scaling
-            attended = cpu_kernel.attend(*states, cu_seq_lens_q, cu_seq_lens_k, scaling)
+            attended = cpu_kernel.attend(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scaling)
             if attended is not None:
                 return attended.to(query_QNH.dtype)
     return _by_equal_lengths(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, window, scaling, dropout)

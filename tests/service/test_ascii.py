@@ -76,3 +76,52 @@ def test_nothing_is_left_out_where_a_token_of_other_characters_may_turn_into_asc
     whole.add_tokens(["ｗｏｗ"])
     assert for_ascii(whole).to_str() == whole.to_str()
     assert for_ascii(whole).encode("wow").ids == whole.encode("wow").ids
+
+
+CIRCLED = {"type": "Replace", "pattern": {"String": "a"}, "content": "①"}
+ACCENTED = {"type": "Prepend", "prepend": "é"}
+BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": True, "lowercase": True}
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def split_at(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def replaced(pattern: dict[str, str]) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("normalizers", "pre_tokenizers"),
+    [
+        ([CIRCLED, {"type": "NFKC"}], []),
+        ([CIRCLED, replaced({"Regex": "[①-⑨]"})], []),
+        ([CIRCLED, replaced({"String": "①"})], []),
+        ([CIRCLED], [split_at("[①-⑨]")]),
+        ([ACCENTED, {"type": "StripAccents"}], []),
+        ([ACCENTED, BERT], []),
+        ([CIRCLED | {"content": "É"}, {"type": "Lowercase"}, replaced({"String": "é"})], []),
+        ([], [METASPACE, split_at("[▀-▟]")]),
+        ([], [BYTES, split_at("[Ā-Ģ]")]),
+    ],
+    ids=lambda steps: "-".join(str(step["type"]) for step in steps),
+)
+def test_a_step_stays_that_meets_what_an_earlier_one_brought_in(
+    normalizers: list[dict[str, Any]], pre_tokenizers: list[dict[str, Any]]
+) -> None:
+    found = pipeline("sentiment-bert")
+    found["normalizer"] = {"type": "Sequence", "normalizers": normalizers}
+    found["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": pre_tokenizers}
+    whole = Tokenizer.from_str(json.dumps(found))
+    short = for_ascii(whole)
+    assert short.to_str() == whole.to_str()
+
+
+def test_the_emoji_step_after_a_metaspace_is_left_out() -> None:
+    names = [name for name in SHIPPED if "Metaspace" in json.dumps(pipeline(name)["pre_tokenizer"])]
+    assert names
+    for name in names:
+        short = json.loads(for_ascii(Tokenizer.from_file(str(STORE / name / "tokenizer.json"))).to_str())
+        assert all("☀" not in json.dumps(step, ensure_ascii=False) for step in short["pre_tokenizer"]["pretokenizers"])
