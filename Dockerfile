@@ -19,14 +19,14 @@ COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['tracing'], sep='\n')" > requirements.txt \
     && python -m pip install -c constraints.txt -r requirements.txt
 
-# The CPU's attention kernel, for the two kinds of processor it is written for; the image itself holds no compiler.
+# The CPU's kernels, for the two kinds of processor they are written for; the image itself holds no compiler.
 FROM ${PYTHON_IMAGE} AS kernel
 RUN apt-get update && apt-get install --yes --no-install-recommends g++
 WORKDIR /kernel
-COPY models/attention/cpu_kernel.cpp .
+COPY models/cpu/kernels.cpp .
 RUN if [ "$(uname -m)" = x86_64 ]; then \
-    g++ -O3 -ffp-contract=fast -fopenmp -shared -fPIC -march=x86-64-v3 -o cpu_kernel.avx2.so cpu_kernel.cpp && \
-    g++ -O3 -ffp-contract=fast -fopenmp -shared -fPIC -march=x86-64-v4 -o cpu_kernel.avx512.so cpu_kernel.cpp; fi
+    g++ -O3 -ffp-contract=fast -fopenmp -shared -fPIC -march=x86-64-v3 -o kernels.avx2.so kernels.cpp && \
+    g++ -O3 -ffp-contract=fast -fopenmp -shared -fPIC -march=x86-64-v4 -o kernels.avx512.so kernels.cpp; fi
 
 FROM ${PYTHON_IMAGE} AS tree
 # The settings' defaults are folders beside the packages, so the service runs from its tree instead of site-packages.
@@ -35,7 +35,7 @@ COPY LICENSE ./
 COPY tokenizers_store ./tokenizers_store
 COPY models ./models
 COPY service ./service
-COPY --from=kernel /kernel ./models/attention
+COPY --from=kernel /kernel ./models/cpu
 # Training writes weights that their owner alone may read.
 RUN chmod -R a+rX .
 

@@ -20,8 +20,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.attention import enable_packing
+from models.cpu.linear import gains_from_onednn, prepack_linears
+from models.cpu.lstm import replace_lstms
 from models.int8 import RANGES_FILE, prepare_for_inference, quantize
-from models.prepacked import prepack_linears
 from service.catalog import CatalogError, ServedModel
 from service.compiling import CompiledForward
 from service.graphs import GraphedForward
@@ -37,6 +38,10 @@ HALF_TYPES = (torch.float16, torch.bfloat16)
 TRIAL_LENGTHS = ((8,), (4, 4, 16, 32))
 # A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
 PADDED_GROUP_RATIO = 1.25
+# oneDNN compiles an operator for each number of rows that it meets, a quarter of a millisecond each, and keeps a few hundred: of
+# all the sizes that batches have, too few to be there again. Filled up to a multiple of this, 64 connections got 10% more answers
+# in bfloat16 and 6% in float32; 8 gave 3%, and 32 what 16 did.
+PREPACKED_ROWS = 16
 # glibc's mallopt: parameters by number, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
@@ -84,9 +89,11 @@ class Engine:
         self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.pad_token_id = model.config.pad_token_id or 0
         self.overlaps = self.device.type == "cuda"
+        replaced = replace_lstms(self.model)
         self.compiled = self._compile(settings) if settings.compile and self.packed else None
         if self.compiled is None:  # which brings the weights into an order of its own
-            prepack_linears(self.model)
+            replaced += prepack_linears(self.model)
+        self.row_multiple = PREPACKED_ROWS if replaced and gains_from_onednn(model.dtype) else 1
         self.graphs: GraphedForward | None = None
         if self.overlaps and attention == "packed" and settings.cuda_graphs and model.dtype in HALF_TYPES:
             self.graphs = self._capture(max_tokens=settings.batch_tokens(device), max_length=served.max_length)
@@ -120,7 +127,7 @@ class Engine:
     def padding(self, texts: Sequence[TextIds]) -> int:
         """Padding tokens that scoring `texts` computes."""
         if self.packed:
-            return 0
+            return -sum(len(text.ids) for text in texts) % self.row_multiple
         ordered = sorted(texts, key=lambda text: len(text.ids))
         return sum(len(group[-1].ids) - len(text.ids) for group in similar_lengths(ordered) for text in group)
 
@@ -131,9 +138,16 @@ class Engine:
                 raise ValueError(f"{self.details['class']}: the first forward gave a score that is not a number")
 
     def _packed(self, texts: Sequence[TextIds]) -> torch.Tensor:
-        batch = pack(texts, with_types=self.takes_types)
+        batch = pack([*texts, *self._fillers(texts)], with_types=self.takes_types)
         rows = self.graphs(batch) if self.graphs is not None else None
-        return self._forward(batch) if rows is None else rows
+        return (self._forward(batch) if rows is None else rows)[: len(texts)]
+
+    def _fillers(self, texts: Sequence[TextIds]) -> list[TextIds]:
+        """Texts of padding that make the pack's tokens a multiple of `row_multiple`, none longer than the longest of `texts`, the
+        last."""
+        missing, longest = self.padding(texts), len(texts[-1].ids)
+        lengths = [longest] * (missing // longest) + ([missing % longest] if missing % longest else [])
+        return [TextIds(np.full(length, self.pad_token_id, dtype=np.int32)) for length in lengths]
 
     def _forward(self, batch: Pack) -> torch.Tensor:
         return self._plain_forward(self.model, batch) if self.compiled is None else self.compiled(batch)

@@ -1,7 +1,7 @@
 """Attention over packed texts, as the backend "packed" of transformers' attention interface.
 
 `T` tokens of `S` texts lie one after another; `cu_seq_lens` (S + 1, int32) holds where each begins. No text sees another, and
-no padding is computed. Kernels of our own do it where they can be built (`kernels`, `cpu_kernel`). Otherwise torch's
+no padding is computed. Kernels of our own do it where they can be built (`kernels`, `models/cpu`). Otherwise torch's
 variable-length Flash attention does on CUDA; on CPU each run of texts of equal length is one dense batch, so a batch sorted by
 length takes as many calls as it has lengths:
 
@@ -17,9 +17,12 @@ from functools import cache
 from itertools import groupby, pairwise
 
 import torch
-from torch import library, nn
+from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
+
+from models.cpu import attention as cpu
+from models.cpu import library
 
 NAME = "packed"
 log = logging.getLogger(__name__)
@@ -71,7 +74,7 @@ def packed_attention_forward(
 
 def _is_ours(query_QNH: torch.Tensor, window: int | None) -> bool:
     """Whether `kernels` can be asked, which give no gradient."""
-    if window is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_kernels("cuda"):
+    if window is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_kernels():
         return False
     from models.attention import kernels
 
@@ -79,22 +82,15 @@ def _is_ours(query_QNH: torch.Tensor, window: int | None) -> bool:
 
 
 @cache
-def has_kernels(device_type: str) -> bool:
-    """Whether our kernels can be built here: by Triton on CUDA, by a C++ compiler on CPU. If not, torch's attention serves."""
+def has_kernels() -> bool:
+    """Whether our kernels can be built here by Triton. If not, torch's attention serves."""
     try:
-        if device_type == "cuda":
-            from models.attention import kernels
+        from models.attention import kernels
 
-            kernels.try_out()
-        else:
-            from models.attention import cpu_kernel
-
-            cpu_kernel.try_out()
-    except Exception as error:  # whatever Triton, the compiler or the loader may raise
+        kernels.try_out()
+    except Exception as error:  # whatever Triton or the compiler may raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        log.warning(
-            "attention of short texts is slower, by torch's operators: no kernel for %s can be built: %s", device_type, reason
-        )
+        log.warning("attention of short texts is slower, by torch's operators: no kernel for CUDA can be built: %s", reason)
         return False
     return True
 
@@ -153,13 +149,11 @@ def _without_gradient(
     dropout: float,
 ) -> torch.Tensor:
     """By our kernel where there is one for it; bfloat16 goes there and back by way of float32."""
-    if query_QNH.device.type == "cpu" and window is None and not dropout and has_kernels("cpu"):
-        from models.attention import cpu_kernel
-
+    if query_QNH.device.type == "cpu" and window is None and not dropout and library.has_kernels():
         query, key, value = (each.float() if each.dtype == torch.bfloat16 else each for each in (query_QNH, key_TNH, value_TNH))
-        if cpu_kernel.takes(query, key, value):
+        if cpu.takes(query, key, value):
             scaling = query_QNH.shape[-1] ** -0.5 if scaling is None else scaling
-            attended = cpu_kernel.attend(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scaling)
+            attended = cpu.attend(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scaling)
             if attended is not None:
                 return attended.to(query_QNH.dtype)
     return _by_equal_lengths(query_QNH, key_TNH, value_TNH, cu_seq_lens_q, cu_seq_lens_k, window, scaling, dropout)
@@ -193,15 +187,15 @@ def _by_equal_lengths(
 
 
 # One operator for torch.compile, which can't see through a loop over lengths.
-library.define(
+torch.library.define(
     "valence::packed_attention",
     "(Tensor query, Tensor key, Tensor value, Tensor cu_seq_lens_q, Tensor cu_seq_lens_k, int? window, float? scaling, "
     "float dropout) -> Tensor",
 )
-library.impl("valence::packed_attention", "CPU", _without_gradient)
+torch.library.impl("valence::packed_attention", "CPU", _without_gradient)
 
 
-@library.register_fake("valence::packed_attention")
+@torch.library.register_fake("valence::packed_attention")
 def _(query_QNH: torch.Tensor, *others: object) -> torch.Tensor:
     return torch.empty_like(query_QNH, memory_format=torch.contiguous_format)
 

@@ -161,7 +161,21 @@ def test_a_failing_text_raises_what_the_model_raises(build: BuildEngine) -> None
 @pytest.mark.parametrize(("attention", "padding"), [("auto", 0), ("sdpa", 1)])
 def test_padding_counts_the_tokens_that_no_text_holds(build: BuildEngine, attention: str, padding: int) -> None:
     texts = [text_of(length) for length in (20, 8, 9, 50)]
-    assert build("tiny-bert", attn_implementation=attention).padding(texts) == padding
+    engine = build("tiny-bert", attn_implementation=attention)
+    engine.row_multiple = 1
+    assert engine.padding(texts) == padding
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-lstm"])
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1], TEXTS[1:2], TEXTS[5:6], [text_of(9, typed=True), text_of(8)]], ids=len)
+def test_a_pack_that_is_filled_up_scores_the_same(build: BuildEngine, name: str, texts: list[TextIds]) -> None:
+    engine = build(name)
+    engine.row_multiple = 1
+    plain = engine.logits(texts)
+    assert engine.padding(texts) == 0
+    engine.row_multiple = 16
+    assert (engine.padding(texts) + sum(len(text.ids) for text in texts)) % 16 == 0
+    np.testing.assert_allclose(engine.logits(texts), plain, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("lengths", [(1,), (1, 1, 1), (1, 2, 3, 4), (4, 5, 6, 100), tuple(range(1, 60))])

@@ -1,28 +1,17 @@
 """Attention over packed texts on a CPU, in float32, by a kernel of our own.
 
-torch's compiler driver builds it at first use and keeps it; where there is no compiler, as in the image, a library built before
-is taken: `cpu_kernel.avx512.so`, `cpu_kernel.avx2.so` beside this file, by what torch calls the processor's capability.
-
 torch's attention costs a call for each length in a pack, and each call takes its heads one small matrix product at a time: for
 44 texts of 23 tokens with 12 heads 2.8 ms a layer on one core, and 0.9 ms by the kernel. Its source says how it goes about it.
 `Q` queries, `T` keys, `N` heads, `H` head width.
 """
 
-import ctypes
-from functools import cache
-from pathlib import Path
-
 import torch
-from torch._inductor.codecache import CppCodeCache
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-CAPABILITIES = ("AVX2", "AVX512")
+from models.cpu.library import Integer, built
+
 INVALID, TOO_LONG = 1, 2  # what the kernel returns
 WIDTHS = 16  # a head's width is a multiple: the vectors of AVX-512, two of AVX2
 LOG2_E = 1.4426950408889634
-# The driver forbids the compiler to join a product and a sum, which is all that there is.
-FLAGS = ("-ffp-contract=fast",)
-_Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 
 
 def takes(query_QNH: torch.Tensor, key_TNH: torch.Tensor, value_TNH: torch.Tensor) -> bool:
@@ -42,15 +31,15 @@ def attend(
     scaling: float,
 ) -> torch.Tensor | None:
     """Each text's queries attend to its keys: (Q, N, H), zeros after the last text; None where a text is so long that torch's
-    attention is as fast. Raises ValueError for bounds that do not cut the tokens into texts, and what `try_out` raises."""
+    attention is as fast. Raises ValueError for bounds that do not cut the tokens into texts, and what `built` raises."""
     output_QNH = torch.empty(query_QNH.shape)
     queries, heads, width = query_QNH.shape
     query_bounds, key_bounds = cu_seq_lens_q.int().contiguous(), cu_seq_lens_k.int().contiguous()
     texts = len(key_bounds) - 1
     if len(query_bounds) - 1 != texts:
         raise ValueError(f"cu_seq_lens_q cuts {len(query_bounds) - 1} texts and cu_seq_lens_k {texts}")
-    strides = (_Integer * 6)(*query_QNH.stride()[:2], *key_TNH.stride()[:2], *value_TNH.stride()[:2])
-    status = _built()(
+    strides = (Integer * 6)(*query_QNH.stride()[:2], *key_TNH.stride()[:2], *value_TNH.stride()[:2])
+    status = built().attend(
         query_QNH.data_ptr(), key_TNH.data_ptr(), value_TNH.data_ptr(), output_QNH.data_ptr(),
         query_bounds.data_ptr(), key_bounds.data_ptr(), texts, queries, len(key_TNH), heads, width,
         strides, scaling * LOG2_E, torch.get_num_threads(),
@@ -58,22 +47,3 @@ def attend(
     if status == INVALID:
         raise ValueError(f"cu_seq_lens must rise from 0 to at most {queries} queries and {len(key_TNH)} keys")
     return None if status == TOO_LONG else output_QNH
-
-
-def try_out() -> None:
-    """Builds the kernel and runs it once. Raises RuntimeError on a processor that it was not written for, and whatever comes
-    where it can't be built."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability not in CAPABILITIES:
-        raise RuntimeError(f"it is written for {' and '.join(CAPABILITIES)}, and this processor has {capability}")
-    states, bounds = torch.zeros(1, 1, WIDTHS), torch.tensor([0, 1])
-    attend(states, states, states, bounds, bounds, 1.0)
-
-
-@cache
-def _built() -> "ctypes._NamedFuncPointer":
-    before = SOURCE.with_suffix(f".{torch.backends.cpu.get_cpu_capability().lower()}.so")
-    library = ctypes.CDLL(str(before)) if before.exists() else CppCodeCache.load(SOURCE.read_text(), extra_flags=FLAGS)
-    function = library.attend
-    function.argtypes = [_Pointer] * 6 + [_Integer] * 5 + [_Pointer, ctypes.c_float, _Integer]
-    return function

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.codecache import CppCodeCache
 from torch.nn import functional as F
 
-from models.attention import cpu_kernel, packed
+from models.attention import packed
+from models.cpu import attention, library
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
 pytestmark = pytest.mark.skipif(
-    CAPABILITY not in cpu_kernel.CAPABILITIES or shutil.which("g++") is None, reason="needs AVX2 and a C++ compiler"
+    CAPABILITY not in library.CAPABILITIES or shutil.which("g++") is None, reason="needs AVX2 and a C++ compiler"
 )
 TOLERANCE = 2e-5  # for states of up to 8
 # Lengths of the texts, and tokens that belong to none.
@@ -58,7 +60,7 @@ def test_texts_attend_to_themselves_alone(threads: None, lengths: list[int], tai
     query, key, value = states(sum(lengths) + tail, width)
     bounds = bounds_of(lengths)
     cuts = [slice(begin, end) for begin, end in pairwise(bounds.tolist()) if end > begin]
-    found = cpu_kernel.attend(query, key, value, bounds, bounds, width**-0.5)
+    found = attention.attend(query, key, value, bounds, bounds, width**-0.5)
     exact = torch.cat([exact_text(query[cut], key[cut], value[cut]) for cut in cuts])
     by_torch = packed._by_equal_lengths(query, key, value, bounds, bounds, None, None, 0.0)
     error, torchs_error = ((each[: sum(lengths)].double() - exact).abs().max().item() for each in (found, by_torch))
@@ -66,16 +68,16 @@ def test_texts_attend_to_themselves_alone(threads: None, lengths: list[int], tai
     assert not found[sum(lengths) :].any()
     # A text gets the same, to the bit, by itself; and its first token when it alone is asked for.
     alone = bounds_of([cuts[-1].stop - cuts[-1].start])
-    apart = cpu_kernel.attend(query[cuts[-1]], key[cuts[-1]], value[cuts[-1]], alone, alone, width**-0.5)
+    apart = attention.attend(query[cuts[-1]], key[cuts[-1]], value[cuts[-1]], alone, alone, width**-0.5)
     assert torch.equal(apart, found[cuts[-1]])
     once = bounds_of([int(length > 0) for length in lengths])
-    firsts = cpu_kernel.attend(query[[cut.start for cut in cuts]], key, value, once, bounds, width**-0.5)
+    firsts = attention.attend(query[[cut.start for cut in cuts]], key, value, once, bounds, width**-0.5)
     torch.testing.assert_close(firsts, found[[cut.start for cut in cuts]], rtol=0, atol=TOLERANCE)
 
 
 def test_extreme_scores_stay_finite() -> None:
     query, key, value = (100 * each for each in states(40, 32))
-    found = cpu_kernel.attend(query, key, value, bounds_of([40]), bounds_of([40]), 1.0)
+    found = attention.attend(query, key, value, bounds_of([40]), bounds_of([40]), 1.0)
     torch.testing.assert_close(found.double(), exact_text(query * 32**0.5, key, value), rtol=0, atol=1e-2)
 
 
@@ -83,16 +85,16 @@ def test_extreme_scores_stay_finite() -> None:
 def test_bounds_that_cut_no_texts_are_refused(lengths: list[int]) -> None:
     query, key, value = states(10, 32)
     with pytest.raises(ValueError, match="at most 10 queries and 10 keys"):
-        cpu_kernel.attend(query, key, value, bounds_of(lengths), bounds_of(lengths), 1.0)
+        attention.attend(query, key, value, bounds_of(lengths), bounds_of(lengths), 1.0)
     with pytest.raises(ValueError, match="cuts 1 texts and cu_seq_lens_k 2"):
-        cpu_kernel.attend(query, key, value, bounds_of([10]), bounds_of([5, 5]), 1.0)
+        attention.attend(query, key, value, bounds_of([10]), bounds_of([5, 5]), 1.0)
 
 
 @pytest.mark.parametrize(("longest", "serves"), [(512, True), (513, False)])
 def test_a_long_text_is_left_to_torch(longest: int, serves: bool) -> None:
     query, key, value = states(longest + 5, 16)
     bounds = bounds_of([5, longest])
-    found = cpu_kernel.attend(query, key, value, bounds, bounds, 0.25)
+    found = attention.attend(query, key, value, bounds, bounds, 0.25)
     assert (found is not None) == serves
     with torch.no_grad():
         served = attend_packed(query, key, value, bounds)
@@ -126,32 +128,32 @@ def test_without_a_compiler_torch_serves_and_the_log_says_so(
     def missing() -> None:
         raise RuntimeError("no compiler\nand much more")
 
-    monkeypatch.setattr(cpu_kernel, "_built", missing)
-    packed.has_kernels.cache_clear()
+    monkeypatch.setattr(library, "built", missing)
+    library.has_kernels.cache_clear()
     query, key, value = states(30, 32)
     bounds = bounds_of([10, 20])
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         found = [attend_packed(query, key, value, bounds) for _ in range(2)]
-    packed.has_kernels.cache_clear()
+    library.has_kernels.cache_clear()
     assert [record.getMessage() for record in caplog.records] == [
-        "attention of short texts is slower, by torch's operators: no kernel for cpu can be built: no compiler"
+        "short texts and LSTMs are slower, by torch's operators: no kernel for this CPU can be built: no compiler"
     ]
     torch.testing.assert_close(found[0][:10].double(), exact_text(query[:10], key[:10], value[:10]), rtol=0, atol=TOLERANCE)
 
 
 def test_a_library_built_before_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As the image's, by the command of the Dockerfile; the compiler is not asked."""
-    source, library = tmp_path / "cpu_kernel.cpp", f"cpu_kernel.{CAPABILITY.lower()}.so"
-    shutil.copy(cpu_kernel.SOURCE, source)
-    (command,) = re.findall(rf"g\+\+ .* -o {library} cpu_kernel\.cpp", Path("Dockerfile").read_text())
+    source = tmp_path / "kernels.cpp"
+    shutil.copy(library.SOURCE, source)
+    (command,) = re.findall(rf"g\+\+ .* -o kernels\.{CAPABILITY.lower()}\.so kernels\.cpp", Path("Dockerfile").read_text())
     subprocess.run(command.split(), cwd=tmp_path, check=True)
-    monkeypatch.setattr(cpu_kernel, "SOURCE", source)
-    monkeypatch.setattr(cpu_kernel.CppCodeCache, "load", None)
-    cpu_kernel._built.cache_clear()
+    monkeypatch.setattr(library, "SOURCE", source)
+    monkeypatch.setattr(CppCodeCache, "load", None)
+    library.built.cache_clear()
     query, key, value = states(30, 32)
-    here = cpu_kernel.attend(query, key, value, bounds_of([30]), bounds_of([30]), 1.0)
+    here = attention.attend(query, key, value, bounds_of([30]), bounds_of([30]), 1.0)
     monkeypatch.undo()
-    cpu_kernel._built.cache_clear()
+    library.built.cache_clear()
     torch.testing.assert_close(
-        cpu_kernel.attend(query, key, value, bounds_of([30]), bounds_of([30]), 1.0), here, rtol=0, atol=TOLERANCE
+        attention.attend(query, key, value, bounds_of([30]), bounds_of([30]), 1.0), here, rtol=0, atol=TOLERANCE
     )

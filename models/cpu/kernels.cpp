@@ -1,7 +1,5 @@
-// Attention over packed texts on a CPU, in float32. `models/attention/cpu_kernel.py` builds and calls it.
-//
-// A text is taken head by head, and its queries in blocks, side by side in one or two registers, so that the softmax over the keys
-// needs no sum across one. Nothing is padded but the last block. What a text gets depends on its own length alone.
+// Attention over packed texts, and a layer of an LSTM over them, on a CPU in float32. `models/cpu/library.py` builds it,
+// `attention.py` and `lstm.py` call it. Nothing is padded, and what a text gets depends on itself alone, to the bit.
 //
 // The vectors are those of GCC and Clang (https://gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html), as wide as the processor's:
 // wider ones the compiler splits so badly that it takes 30 times as long.
@@ -41,6 +39,9 @@ static inline Lanes exp2(Lanes x) {
     for (float factor : {1.3398874e-3f, 9.6184374e-3f, 5.5503325e-2f, 2.4022648e-1f, 6.9314720e-1f, 1.0f}) sum = sum * part + factor;
     return (Lanes)((Integers)sum + (whole << 23));
 }
+
+// Attention: a text is taken head by head, and its queries in blocks, side by side in one or two registers, so that the softmax
+// over the keys needs no sum across one.
 
 // Products of every query with KEYS keys. Queries lie (width, BLOCKS * LANES), scores (KEYS, BLOCKS * LANES).
 template <int BLOCKS, int KEYS>
@@ -147,5 +148,118 @@ extern "C" int attend(const float *query, const float *key, const float *value, 
             }
         }
     }
+    return 0;
+}
+
+// LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), as torch.nn.LSTM defines it: gates i, f, g, o;
+// c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c). LANES units of a few texts are computed at a time, their four
+// gates in registers from the first product to the new state.
+
+// Texts whose gates are held in registers at a time.
+constexpr int TEXTS = LANES == 16 ? 6 : 3, GATES = 4;
+constexpr float LOG2_E = 1.44269504f;
+
+static inline Lanes sigmoid(Lanes x) {
+    Lanes part = exp2((x < 0.0f ? x : -x) * LOG2_E);
+    return (x < 0.0f ? part : Lanes{} + 1.0f) / (1.0f + part);
+}
+
+static inline Lanes tanh(Lanes x) {
+    Lanes part = exp2((x < 0.0f ? x : -x) * (2 * LOG2_E)), size = (1.0f - part) / (1.0f + part);
+    return x < 0.0f ? -size : size;
+}
+
+// Adds what COUNT texts' outputs of the step before give the gates of LANES units. Not inline: among more code the compiler keeps
+// some of the sums in memory, which takes half as long again.
+template <int COUNT>
+__attribute__((noinline)) static void add_before(const float *const *before, const float *const *gates, const float *weights,
+                                                 float *sums_of_texts, int64_t hidden) {
+    Lanes sums[COUNT][GATES];
+    for (int r = 0; r < COUNT; r++)
+        for (int g = 0; g < GATES; g++) sums[r][g] = lanes(gates[r] + g * LANES);
+    for (int64_t k = 0; k < hidden; k++) {
+        Lanes weight[GATES];
+        for (int g = 0; g < GATES; g++) weight[g] = lanes(weights + (k * GATES + g) * LANES);
+        for (int r = 0; r < COUNT; r++)
+            for (int g = 0; g < GATES; g++) sums[r][g] += before[r][k] * weight[g];
+    }
+    for (int r = 0; r < COUNT; r++)
+        for (int g = 0; g < GATES; g++) lanes(sums_of_texts + (r * GATES + g) * LANES) = sums[r][g];
+}
+
+// LANES units of `count` texts: their cells and outputs.
+template <int COUNT>
+static inline void units(const float *const *before, const float *const *gates, const float *weights, float *const *cells,
+                         float *const *outputs, int64_t hidden) {
+    alignas(64) float sums[COUNT * GATES * LANES];
+    add_before<COUNT>(before, gates, weights, sums, hidden);
+    for (int r = 0; r < COUNT; r++) {
+        const float *sum = sums + r * GATES * LANES;
+        Lanes &cell = lanes(cells[r]);
+        cell = sigmoid(lanes(sum + LANES)) * cell + sigmoid(lanes(sum)) * tanh(lanes(sum + 2 * LANES));
+        lanes(outputs[r]) = sigmoid(lanes(sum + 3 * LANES)) * tanh(cell);
+    }
+}
+
+template <int COUNT>
+static inline void units_of(int count, const float *const *before, const float *const *gates, const float *weights,
+                            float *const *cells, float *const *outputs, int64_t hidden) {
+    if (count == COUNT)
+        units<COUNT>(before, gates, weights, cells, outputs, hidden);
+    else if constexpr (COUNT > 1)
+        units_of<COUNT - 1>(count, before, gates, weights, cells, outputs, hidden);
+}
+
+struct Layer {
+    const float *gates, *weights;
+    float *output, *cells;
+    const int64_t *batch_sizes, *starts;
+    int64_t steps, hidden, directions;
+};
+
+// Every `stride`th text from `first` on, in one direction.
+static void read_texts(const Layer &layer, int64_t direction, int64_t first, int64_t stride) {
+    const int64_t hidden = layer.hidden, texts = layer.batch_sizes[0], width = layer.directions * hidden;
+    const std::vector<float> zeros(hidden);
+    const float *weights = layer.weights + direction * hidden * GATES * hidden;
+    for (int64_t step = 0; step < layer.steps; step++) {
+        const int64_t at = direction ? layer.steps - 1 - step : step, last = direction ? at + 1 : at - 1;
+        const int64_t known = last < 0 || last >= layer.steps ? 0 : layer.batch_sizes[last];
+        for (int64_t unit = 0; unit < hidden; unit += LANES)
+            for (int64_t text = first; text < layer.batch_sizes[at]; text += TEXTS * stride) {
+                const float *before[TEXTS], *gates[TEXTS];
+                float *cells[TEXTS], *outputs[TEXTS];
+                int count = 0;
+                for (int64_t r = text; count < TEXTS && r < layer.batch_sizes[at]; r += stride, count++) {
+                    const int64_t row = layer.starts[at] + r;
+                    before[count] = r < known ? layer.output + (layer.starts[last] + r) * width + direction * hidden : zeros.data();
+                    gates[count] = layer.gates + (row * layer.directions + direction) * GATES * hidden + GATES * unit;
+                    cells[count] = layer.cells + (direction * texts + r) * hidden + unit;
+                    outputs[count] = layer.output + row * width + direction * hidden + unit;
+                }
+                units_of<TEXTS>(count, before, gates, weights + GATES * hidden * unit, cells, outputs, hidden);
+            }
+    }
+}
+
+extern "C" int lane_count() { return LANES; }
+
+// `batch_sizes`: how many texts have a first, second, ... token, the longest first. `gates` (tokens, directions, hidden / LANES,
+// GATES, LANES): what the input and the biases add. `weights` (directions, hidden / LANES, hidden, GATES, LANES). `output` (tokens,
+// directions, hidden). `cells` (directions, texts, hidden): zeros, and the last ones of each text afterwards. Returns 0; 1 where
+// the batch sizes do not cut the tokens, or hidden is no multiple of LANES.
+extern "C" int lstm(const float *gates, const float *weights, float *output, float *cells, const int64_t *batch_sizes,
+                    int64_t steps, int64_t tokens, int64_t hidden, int64_t directions, int64_t threads) {
+    std::vector<int64_t> starts(steps + 1);
+    for (int64_t step = 0; step < steps; step++) {
+        if (batch_sizes[step] < 1 || (step && batch_sizes[step] > batch_sizes[step - 1])) return 1;
+        starts[step + 1] = starts[step] + batch_sizes[step];
+    }
+    if (!steps || starts[steps] != tokens || hidden % LANES) return 1;
+    const Layer layer = {gates, weights, output, cells, batch_sizes, starts.data(), steps, hidden, directions};
+    const int64_t shares = std::max<int64_t>(1, std::min((threads + directions - 1) / directions, batch_sizes[0] / TEXTS));
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
+    for (int64_t item = 0; item < directions * shares; item++)
+        read_texts(layer, item % directions, item / directions, shares);
     return 0;
 }

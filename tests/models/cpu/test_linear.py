@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import prepacked
-from models.prepacked import PrepackedLinear, gains_from_onednn, prepack_linears
+from models.cpu import linear as module
+from models.cpu.linear import PrepackedLinear, gains_from_onednn, prepack_linears
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 # Of results of up to 5, two sums of 100 products in different orders.
@@ -19,7 +19,7 @@ def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Makes the processor look like one of a vendor."""
 
     def set_processor(vendor: str | None, capability: str = "AVX512") -> None:
-        monkeypatch.setattr(prepacked, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(module, "CPUINFO", tmp_path / "cpuinfo")
         if vendor is not None:
             (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n\nprocessor\t: 1\nvendor_id\t: {vendor}\n")
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)

@@ -36,15 +36,19 @@ class PrepackedLinear(nn.Linear):
 def prepack_linears(model: nn.Module) -> int:
     """Replaces the linear layers that gain from it; how many they are. The parameters keep their names, and a change of them
     afterwards, in value or type, does not reach the scores."""
-    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and _gains(layer)]
-    for name in names:
-        model.set_submodule(name, PrepackedLinear(model.get_submodule(name)))
-    return len(names)
+    replaced = 0
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and (better := prepacked(layer)) is not layer:
+            model.set_submodule(name, better)
+            replaced += 1
+    return replaced
 
 
-def _gains(layer: nn.Linear) -> bool:
+def prepacked(layer: nn.Linear) -> nn.Linear:
+    """The layer with its weights in oneDNN's order; itself where nothing is gained by that."""
     wide = min(layer.in_features, layer.out_features) >= LEAST_CHANNELS
-    return wide and layer.weight.device.type == "cpu" and gains_from_onednn(layer.weight.dtype)
+    gains = wide and layer.weight.device.type == "cpu" and gains_from_onednn(layer.weight.dtype)
+    return PrepackedLinear(layer) if gains else layer
 
 
 @cache

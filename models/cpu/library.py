@@ -1,0 +1,47 @@
+"""The library of our CPU kernels, `kernels.cpp`.
+
+torch's compiler driver builds it at first use and keeps it; where there is no compiler, as in the image, one built before is
+taken: `kernels.avx512.so`, `kernels.avx2.so` beside the source, by what torch calls the processor's capability.
+"""
+
+import ctypes
+import logging
+from functools import cache
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+SOURCE = Path(__file__).with_name("kernels.cpp")
+CAPABILITIES = ("AVX2", "AVX512")
+# The driver forbids the compiler to join a product and a sum, which is all that there is.
+FLAGS = ("-ffp-contract=fast",)
+Pointer, Integer = ctypes.c_void_p, ctypes.c_int64
+
+
+@cache
+def has_kernels() -> bool:
+    """Whether the library can be had here. If not, torch's operators serve, and the log says so once."""
+    try:
+        built()
+    except Exception as error:  # whatever the compiler or the loader may raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("short texts and LSTMs are slower, by torch's operators: no kernel for this CPU can be built: %s", reason)
+        return False
+    return True
+
+
+@cache
+def built() -> ctypes.CDLL:
+    """Builds it if need be. Raises RuntimeError on a processor that it was not written for, and whatever comes where it can't be
+    built."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in CAPABILITIES:
+        raise RuntimeError(f"they are written for {' and '.join(CAPABILITIES)}, and this processor has {capability}")
+    from torch._inductor.codecache import CppCodeCache  # takes a second
+
+    before = SOURCE.with_suffix(f".{capability.lower()}.so")
+    library = ctypes.CDLL(str(before)) if before.exists() else CppCodeCache.load(SOURCE.read_text(), extra_flags=FLAGS)
+    library.attend.argtypes = [Pointer] * 6 + [Integer] * 5 + [Pointer, ctypes.c_float, Integer]
+    library.lstm.argtypes = [Pointer] * 5 + [Integer] * 5
+    return library
