@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.attention import enable_packing
-from models.cpu.linear import gains_from_onednn, prepack_linears
+from models.cpu.linear import has_prepacked, prepack_linears
 from models.cpu.lstm import replace_lstms
 from models.int8 import RANGES_FILE, prepare_for_inference, quantize
 from service.catalog import CatalogError, ServedModel
@@ -89,11 +89,11 @@ class Engine:
         self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.pad_token_id = model.config.pad_token_id or 0
         self.overlaps = self.device.type == "cuda"
-        replaced = replace_lstms(self.model)
+        replace_lstms(self.model)
         self.compiled = self._compile(settings) if settings.compile and self.packed else None
         if self.compiled is None:  # which brings the weights into an order of its own
-            replaced += prepack_linears(self.model)
-        self.row_multiple = PREPACKED_ROWS if replaced and gains_from_onednn(model.dtype) else 1
+            prepack_linears(self.model)
+        self.row_multiple = PREPACKED_ROWS if has_prepacked(self.model) else 1
         self.graphs: GraphedForward | None = None
         if self.overlaps and attention == "packed" and settings.cuda_graphs and model.dtype in HALF_TYPES:
             self.graphs = self._capture(max_tokens=settings.batch_tokens(device), max_length=served.max_length)

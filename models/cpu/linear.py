@@ -21,6 +21,8 @@ LEAST_CHANNELS = 64
 class PrepackedLinear(nn.Linear):
     """`linear` with its weights a second time, in oneDNN's order; where a gradient is asked, the layer that it was."""
 
+    is_prepacked = True
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
@@ -42,6 +44,11 @@ def prepack_linears(model: nn.Module) -> int:
             model.set_submodule(name, better)
             replaced += 1
     return replaced
+
+
+def has_prepacked(model: nn.Module) -> bool:
+    """Whether a layer of the model asks oneDNN, by weights in its order."""
+    return any(getattr(layer, "is_prepacked", False) for layer in model.modules())
 
 
 def prepacked(layer: nn.Linear) -> nn.Linear:

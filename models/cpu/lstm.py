@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from models.cpu.library import built, has_kernels
-from models.cpu.linear import prepacked
+from models.cpu.linear import has_prepacked, prepacked
 
 GATES = 4
 Hidden = tuple[torch.Tensor, torch.Tensor]
@@ -39,6 +39,7 @@ class KernelLstm(nn.LSTM):
         self.directions = 2 if self.bidirectional else 1
         # Tuples, so that none of their weights counts as a parameter.
         self.inputs = tuple(prepacked(self._input_layer(layer)) for layer in range(self.num_layers))
+        self.is_prepacked = any(map(has_prepacked, self.inputs))
         self.recurrent = tuple(self._recurrent_weights(layer) for layer in range(self.num_layers))
 
     @torch.compiler.disable  # which can't see through the kernel

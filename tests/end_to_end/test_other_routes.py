@@ -107,9 +107,14 @@ def test_metrics_count_exactly_what_was_sent(server: Any, wait: Callable[..., No
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda request: server.predict(request[0], model="tiny-lstm"), requests))
     assert [answer.status_code for answer in answers] == [status for _, status in requests]
-    wait(lambda: server.metric("valence_texts_total", model="tiny-lstm") - before["texts"] >= 200, timeout_s=10)
-    after = read()
-    assert {key: after[key] - before[key] for key in counted} == expected
+
+    def difference() -> dict[str, float]:
+        after = read()
+        return {key: after[key] - before[key] for key in counted}
+
+    # Each process writes what it counts within 50 ms.
+    wait(lambda: all(count >= expected[key] for key, count in difference().items()), timeout_s=10)
+    assert difference() == expected
 
 
 def test_tokens_are_counted_as_the_header_says(server: Any, wait: Callable[..., None]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.cpu import linear as module
-from models.cpu.linear import PrepackedLinear, gains_from_onednn, prepack_linears
+from models.cpu.linear import PrepackedLinear, gains_from_onednn, has_prepacked, prepack_linears
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 # Of results of up to 5, two sums of 100 products in different orders.
@@ -63,7 +63,9 @@ def test_wide_layers_are_replaced_and_the_parameters_keep_their_names(processor)
         {"wide": nn.Sequential(nn.Linear(64, 64)), "narrow": nn.Linear(64, 3), "exact": nn.Linear(64, 64).double()}
     )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert not has_prepacked(model)
     assert prepack_linears(model) == 1
+    assert has_prepacked(model)
     assert type(model["wide"][0]) is PrepackedLinear
     assert type(model["narrow"]) is type(model["exact"]) is nn.Linear
     after = model.state_dict()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from load_tests import cpu_layers
 from models.cpu.lstm import KernelLstm, has_kernels
+from service import cpu_layers
 from service.engine import Engine
 
 

@@ -1,4 +1,4 @@
-"""`python -m load_tests.cpu_layers`: what `models/cpu` gains on this machine over torch's own layers.
+"""`python -m service.cpu_layers`: what `models/cpu` gains on this machine over torch's own layers.
 
 One engine holds the layers and kernels of `models/cpu`, another the same checkpoint with torch's; both score the same packs on
 one core, by turns. Nothing else should run on the machine meanwhile.
@@ -16,16 +16,12 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from load_tests.machine import describe_machine
-from load_tests.results import table
-from load_tests.texts import user_texts
 from models.cpu import library
-from service.catalog import load_catalog, load_tokenizer
+from service.catalog import load_catalog
 from service.engine import Engine
-from service.forward_rate import text_ids
+from service.forward_rate import made_up
 from service.packs import TextIds
 from service.settings import Settings
-from service.tokenization import TextEncoder
 
 HEAD = ["texts", "tokens", "torch's, ms", "ours, ms", "times", "max difference"]
 BATCHES = (1, 8, 16, 32, 89)
@@ -38,21 +34,18 @@ def main() -> None:
     options = parser().parse_args()
     disable_progress_bar()
     torch.set_num_threads(1)
-    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"torch {torch.__version__}", sep=", ")
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
     for folder in options.models:
         for dtype in options.dtypes.split(","):
             print(f"\n{folder.name}, {dtype}\n", flush=True)
-            print(
-                table(
-                    ["texts", "tokens", "torch's, ms", "ours, ms", "times", "max difference"],
-                    rows(folder, dtype, options.seconds),
-                )
-            )
+            print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
+            for row in rows(folder, dtype, options.seconds):
+                print(f"| {' | '.join(row)} |", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="python -m load_tests.cpu_layers", description=__doc__)
+    result = argparse.ArgumentParser(prog="python -m service.cpu_layers", description=__doc__)
     checkpoints = Path("models/checkpoints")
     result.add_argument("models", nargs="*", type=Path, default=[checkpoints / "sentiment-lstm", checkpoints / "sentiment-bert"])
     result.add_argument("--dtypes", default=",".join(DTYPES), help="comma-separated")
@@ -64,9 +57,8 @@ def rows(folder: Path, dtype: str, seconds: float) -> Iterator[list[str]]:
     """A row for each number of texts in a batch."""
     settings = Settings.model_validate({"models": (f"model={folder}",), "dtype": dtype, "device": "cpu"})
     (served,) = load_catalog(settings)
-    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
-    texts = [text_ids(encoder, text) for text in user_texts(1024)]
     ours = Engine(served, device="cpu", settings=settings)
+    texts = made_up(served.max_length, token=ours.pad_token_id + 1)
     with torchs_layers():
         torchs = Engine(served, device="cpu", settings=settings)
     for count in BATCHES:
