@@ -41,9 +41,9 @@ def _run(runtime_dir: Path) -> int:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime_dir)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Read by the workers' torch. oneDNN keeps 1,024 compiled operators, one for each number of rows it meets, which grew a worker
-    # by 200 MB; 256 of a float32 BERT take up to 140 MB. With 8, a lone text waits for its operators to be compiled: 5.6 ms
-    # instead of 3.3 by `sentiment-lstm`, 13 instead of 8 by `sentiment-bert` in bfloat16.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    # by 200 MB; 512 hold all sizes that packs of a BERT and two LSTMs are filled up to. With 8, a lone text waits for its
+    # operators to be compiled: 5.6 ms instead of 3.3 by `sentiment-lstm`, 13 instead of 8 by `sentiment-bert` in bfloat16.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     # Imported here, behind the handlers; and so that `--help` need not wait for torch.
     from pydantic_settings import CliApp
 

@@ -39,9 +39,10 @@ TRIAL_LENGTHS = ((8,), (4, 4, 16, 32))
 # A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
 PADDED_GROUP_RATIO = 1.25
 # oneDNN compiles an operator for each number of rows that it meets, a quarter of a millisecond each, and keeps a few hundred: of
-# all the sizes that batches have, too few to be there again. Filled up to a multiple of this, 64 connections got 10% more answers
-# in bfloat16 and 6% in float32; 8 gave 3%, and 32 what 16 did.
-PREPACKED_ROWS = 16
+# all the sizes that batches have, too few to be there again. So packs are filled up to a multiple of `PREPACKED_ROWS`, larger ones
+# to one of 8 sizes between two powers of two. In bfloat16 64 connections got 6% more answers by it, in float32 as many as before,
+# and the worker's memory, which is taken anew as sizes come back, grew by a third as far.
+PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
 # glibc's mallopt: parameters by number, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
@@ -93,7 +94,7 @@ class Engine:
         self.compiled = self._compile(settings) if settings.compile and self.packed else None
         if self.compiled is None:  # which brings the weights into an order of its own
             prepack_linears(self.model)
-        self.row_multiple = PREPACKED_ROWS if has_prepacked(self.model) else 1
+        self.fills_up = has_prepacked(self.model)
         self.graphs: GraphedForward | None = None
         if self.overlaps and attention == "packed" and settings.cuda_graphs and model.dtype in HALF_TYPES:
             self.graphs = self._capture(max_tokens=settings.batch_tokens(device), max_length=served.max_length)
@@ -127,7 +128,8 @@ class Engine:
     def padding(self, texts: Sequence[TextIds]) -> int:
         """Padding tokens that scoring `texts` computes."""
         if self.packed:
-            return -sum(len(text.ids) for text in texts) % self.row_multiple
+            tokens = sum(len(text.ids) for text in texts)
+            return filled_up(tokens) - tokens if self.fills_up else 0
         ordered = sorted(texts, key=lambda text: len(text.ids))
         return sum(len(group[-1].ids) - len(text.ids) for group in similar_lengths(ordered) for text in group)
 
@@ -143,8 +145,7 @@ class Engine:
         return (self._forward(batch) if rows is None else rows)[: len(texts)]
 
     def _fillers(self, texts: Sequence[TextIds]) -> list[TextIds]:
-        """Texts of padding that make the pack's tokens a multiple of `row_multiple`, none longer than the longest of `texts`, the
-        last."""
+        """Texts of padding that fill the pack up, none longer than the longest of `texts`, the last."""
         missing, longest = self.padding(texts), len(texts[-1].ids)
         lengths = [longest] * (missing // longest) + ([missing % longest] if missing % longest else [])
         return [TextIds(np.full(length, self.pad_token_id, dtype=np.int32)) for length in lengths]
@@ -218,6 +219,17 @@ class Engine:
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def filled_up(tokens: int) -> int:
+    """The size that a pack of so many tokens is filled up to.
+
+    >>> [filled_up(tokens) for tokens in (1, 16, 17, 250, 257, 600, 1900, 2048)]
+    [16, 16, 32, 256, 288, 640, 1920, 2048]
+    """
+    power = 1 << (tokens - 1).bit_length() - 1 if tokens > 1 else 1
+    step = max(PREPACKED_ROWS, power // SIZES_A_DOUBLING)
+    return -(-tokens // step) * step
 
 
 def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:

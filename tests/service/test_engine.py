@@ -11,7 +11,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8.__main__ import main as prepare_int8
 from service.catalog import ServedModel, load_catalog
-from service.engine import Engine, similar_lengths
+from service.engine import Engine, filled_up, similar_lengths
 from service.packs import TextIds, pad_rows
 from service.settings import Settings
 from tokenizers_store.training import train_tokenizer
@@ -162,7 +162,7 @@ def test_a_failing_text_raises_what_the_model_raises(build: BuildEngine) -> None
 def test_padding_counts_the_tokens_that_no_text_holds(build: BuildEngine, attention: str, padding: int) -> None:
     texts = [text_of(length) for length in (20, 8, 9, 50)]
     engine = build("tiny-bert", attn_implementation=attention)
-    engine.row_multiple = 1
+    engine.fills_up = False
     assert engine.padding(texts) == padding
 
 
@@ -170,12 +170,18 @@ def test_padding_counts_the_tokens_that_no_text_holds(build: BuildEngine, attent
 @pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1], TEXTS[1:2], TEXTS[5:6], [text_of(9, typed=True), text_of(8)]], ids=len)
 def test_a_pack_that_is_filled_up_scores_the_same(build: BuildEngine, name: str, texts: list[TextIds]) -> None:
     engine = build(name)
-    engine.row_multiple = 1
+    engine.fills_up = False
     plain = engine.logits(texts)
     assert engine.padding(texts) == 0
-    engine.row_multiple = 16
+    engine.fills_up = True
     assert (engine.padding(texts) + sum(len(text.ids) for text in texts)) % 16 == 0
     np.testing.assert_allclose(engine.logits(texts), plain, atol=TOLERANCE, rtol=0)
+
+
+def test_packs_come_in_few_sizes_that_are_little_larger() -> None:
+    sizes = [filled_up(tokens) for tokens in range(1, 2049)]
+    assert len(set(sizes)) == 40
+    assert all(tokens <= size < tokens + max(16, tokens / 8) for tokens, size in enumerate(sizes, start=1))
 
 
 @pytest.mark.parametrize("lengths", [(1,), (1, 1, 1), (1, 2, 3, 4), (4, 5, 6, 100), tuple(range(1, 60))])
