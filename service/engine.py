@@ -39,9 +39,9 @@ TRIAL_LENGTHS = ((8,), (4, 4, 16, 32))
 # A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
 PADDED_GROUP_RATIO = 1.25
 # oneDNN compiles an operator for each number of rows that it meets, a quarter of a millisecond each, and keeps a few hundred: of
-# all the sizes that batches have, too few to be there again. So packs are filled up to a multiple of `PREPACKED_ROWS`, larger ones
-# to one of 8 sizes between two powers of two. In bfloat16 64 connections got 6% more answers by it, in float32 as many as before,
-# and the worker's memory, which is taken anew as sizes come back, grew by a third as far.
+# all the sizes that batches have, too few to be there again. So packs are filled up to a multiple of `PREPACKED_ROWS`, and larger
+# ones to one of 8 sizes between two powers of two. In bfloat16 64 connections got 6% more answers by it, in float32 as many as
+# before, and the worker's memory, which is taken anew as sizes come back, grew by a third as far.
 PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
 # glibc's mallopt: parameters by number, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
