@@ -186,7 +186,7 @@ def bare_forward(plan: Plan, dtype: str, *, compiled: bool = False) -> Forward:
     """From the service's own tool, in a process of its own."""
     say(f"bare packed forward, {dtype}{' compiled' if compiled else ''}")
     found = json.loads(
-        output(PYTHON, "-m", "service.forward_rate", "--model", plan.model, "--dtype", dtype, "--texts", str(plan.texts),
+        output(PYTHON, "-m", "service.measure.forward_rate", "--model", plan.model, "--dtype", dtype, "--texts", str(plan.texts),
                "--seconds", str(plan.seconds), "--json", *(["--compiled"] if compiled else []))
     )  # fmt: skip
     return Forward(dtype=dtype, compiled=compiled, texts_per_s=found["texts_per_s"], one_text_p50_ms=found["one_text_p50_ms"])

@@ -50,10 +50,10 @@ def _run(runtime_dir: Path) -> int:
     from service.settings import Settings
 
     settings = CliApp.run(Settings)
-    from service.catalog import CatalogError
-    from service.keys import KeysError
-    from service.server import serve
-    from service.worker import refusal_path
+    from service.edge.keys import KeysError
+    from service.served.catalog import CatalogError
+    from service.supervisor.server import serve
+    from service.worker.process import refusal_path
 
     try:
         serve(settings, runtime_dir=runtime_dir)

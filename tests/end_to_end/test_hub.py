@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from models.publish import main
-from service.catalog import CatalogError, load_catalog
-from service.hub import HubError, fetch
+from service.served.catalog import CatalogError, load_catalog
+from service.served.hub import HubError, fetch
 from service.settings import Settings
 
 HERE = Path(__file__).parent

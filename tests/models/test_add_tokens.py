@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from models.add_tokens import main
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8 import load_ranges, write_ranges
-from service.catalog import load_catalog
-from service.engine import Engine
-from service.packs import TextIds
+from service.engine.engine import Engine
+from service.engine.packs import TextIds
+from service.served.catalog import load_catalog
 from service.settings import Settings
 
 NAMES = ("tiny-bert", "tiny-lstm")

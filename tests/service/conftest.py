@@ -8,7 +8,7 @@ import torch
 
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
 from models.int8.__main__ import main as prepare_int8
-from service.catalog import ServedModel, load_catalog
+from service.served.catalog import ServedModel, load_catalog
 from service.settings import Settings
 from tokenizers_store.training import train_tokenizer
 

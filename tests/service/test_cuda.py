@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models import register_architectures
-from service.catalog import load_catalog
-from service.engine import Engine
-from service.packs import TextIds
+from service.engine.engine import Engine
+from service.engine.packs import TextIds
+from service.served.catalog import load_catalog
 from service.settings import CHECKPOINTS, Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -12,10 +12,10 @@ import pytest
 from litserve.loops import LitLoop
 from litserve.loops.loops import inference_worker
 
-from service.server import build_server, device_names
 from service.settings import Settings
-from service.supervisor import Supervisor
-from service.worker import WorkerLoop
+from service.supervisor.litserve_server import Supervisor
+from service.supervisor.server import build_server, device_names
+from service.worker.process import WorkerLoop
 
 
 @pytest.fixture
@@ -100,6 +100,6 @@ def test_run_takes_what_we_pass(parameter: str) -> None:
 
 
 def test_our_edge_is_outermost(server: ls.LitServer) -> None:
-    from service.edge import Edge
+    from service.edge.app import Edge
 
     assert isinstance(server.app.build_middleware_stack(), Edge)

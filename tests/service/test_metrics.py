@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics
-from service.batching import QueuedText
-from service.packs import TextIds
+from service.engine.packs import TextIds
+from service.worker.queue import QueuedText
 
 ROOT = Path(__file__).parent.parent.parent
 COUNT = "from service import metrics; metrics.REQUESTS.labels('/predict', 'm', '200').inc({}); metrics.IN_FLIGHT.set({}); {}"

@@ -1,0 +1,155 @@
+"""Changes of the served models while the service runs, as one HTTP process makes and follows them.
+
+A model is added in four steps, and until the third nothing has changed for anybody:
+
+1. this process announces a new place to each worker, so that it keeps what comes there;
+2. each worker, one after another, loads the model at that place and lets it answer a real forward;
+3. the roster that holds the place is written, and every HTTP process sends new requests there;
+4. a process that has nothing in flight on the place given up announces that, and a worker that hears it of all drops the model.
+
+A process that dies on the way leaves nothing behind: its connections close, and what it announced goes with them.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from models.inspect.attribution import blank_token
+from service import metrics
+from service.edge import errors
+from service.edge.errors import ServiceError
+from service.edge.link import Link
+from service.edge.scoring import Scorer, Served
+from service.edge.text.encoder import TextEncoder
+from service.frames import Load
+from service.served.catalog import CatalogError, ServedModel, load_tokenizer, served_model
+from service.served.roster import MODEL, Followers, Roster, RosterFile
+from service.settings import Settings
+
+log = logging.getLogger("valence.models")
+FOLLOW_S = 0.2
+CONFIRM_S = 30.0
+POLL_S = 0.02
+# One worker's load, from a slow disk: past it something is stuck.
+LOAD_S = 900.0
+
+
+class Changes:
+    """Keeps this process to the roster, and changes it for all."""
+
+    def __init__(self, settings: Settings, scorer: Scorer, links: Sequence[Link], *, runtime_dir: Path) -> None:
+        """Serves what the roster says now."""
+        self.settings = settings
+        self.scorer = scorer
+        self.links = links
+        self.file = RosterFile(runtime_dir)
+        self.followers = Followers(runtime_dir)
+        self.roster = Roster({}, generation=-1)
+        self._turn = asyncio.Lock()
+        self._candidates: tuple[int, ...] = ()  # a place that is being loaded
+        roster = self.file.read()
+        self._follow(roster, {place: served(model) for place, model in roster.models.items()})
+
+    async def follow(self) -> None:
+        """Runs for the life of the process: does what other processes have changed."""
+        stamp = None
+        while True:
+            try:
+                found = self.file.stamp()
+                if found != stamp:
+                    await self.catch_up()
+                    stamp = found
+            except Exception:  # a tokenizer that was deleted, say: what was served goes on, and the next round tries again
+                log.exception("the served models could not be followed")
+            if self.scorer.drop_idle():
+                self._announce()
+            await asyncio.sleep(FOLLOW_S)
+
+    async def catch_up(self) -> None:
+        """Serves what the roster says."""
+        async with self._turn:
+            roster = self.file.read()
+            if roster.generation == self.roster.generation:
+                return
+            new = {place: model for place, model in roster.models.items() if place not in self.scorer.served}
+            self._follow(roster, {place: await asyncio.to_thread(served, model) for place, model in new.items()})
+
+    async def put(self, name: str, path: Path, *, version: str | None) -> ServedModel:
+        """Serves the checkpoint in `path` under a name, in the place of what had it. ServiceError if that can't be; then nothing
+        is changed."""
+        with self.file.change():
+            await self.catch_up()
+            model = await self._described(name, path, version)
+            place = time.monotonic_ns()  # never given before, also not to a load that failed
+            self._candidates = (place,)  # whatever is announced meanwhile names it, or a worker would drop it again
+            self._announce()
+            try:
+                await self._load(Load(place, MODEL.dump_json(model)))
+                await self._write(self.roster.with_model(place, model))
+            finally:
+                self._candidates = ()
+                self._announce()
+        log.info("serving %s, version %s, weights %s", name, version, model.weights)
+        return model
+
+    async def remove(self, name: str) -> None:
+        """Serves a model no more. ServiceError for the default model, and for one that there is not."""
+        with self.file.change():
+            await self.catch_up()
+            place = self.roster.place(name)
+            if place is None:
+                raise errors.not_found("no such model; GET /models lists the served models")
+            if place == self.roster.default:
+                raise errors.conflict(f"{name} is the default model, for requests that name none; replace it instead")
+            await self._write(self.roster.without(name))
+        log.info("removed %s", name)
+
+    def _follow(self, roster: Roster, new: Mapping[int, Served]) -> None:
+        for model in self.roster.models.values():
+            metrics.model_info(model.name, model.architecture, served=False)
+        for model in roster.models.values():
+            metrics.model_info(model.name, model.architecture, served=True)
+        self.scorer.serve({place: new.get(place) or self.scorer.served[place] for place in roster.models})
+        self.roster = roster
+        self._announce()
+        self.followers.came_to(roster.generation)
+
+    def _announce(self) -> None:
+        for link in self.links:
+            link.announce([*self.scorer.served, *self._candidates])
+
+    async def _described(self, name: str, path: Path, version: str | None) -> ServedModel:
+        try:
+            return await asyncio.to_thread(served_model, name, path, self.settings, version=version)
+        except CatalogError as error:
+            raise errors.validation(str(error)) from error
+
+    async def _load(self, message: Load) -> None:
+        """One worker after another: the others compute at full speed meanwhile."""
+        try:
+            for link in self.links:
+                async with asyncio.timeout(LOAD_S):
+                    await link.load(message)
+        except TimeoutError:
+            raise ServiceError(504, "timeout", f"no worker may take more than {LOAD_S:g} s to load a model") from None
+        if not all(link.has(message.place) for link in self.links):
+            raise errors.unhealthy("a worker died while the model was loaded; nothing was changed")
+
+    async def _write(self, roster: Roster) -> None:
+        """Writes the roster, and waits until every HTTP process goes by it."""
+        self.file.write(roster)
+        await self.catch_up()
+        deadline = time.monotonic() + CONFIRM_S
+        while behind := self.followers.behind(roster.generation):
+            if time.monotonic() > deadline:
+                raise ServiceError(504, "timeout", f"the change is made, but {behind} HTTP processes have not confirmed it")
+            await asyncio.sleep(POLL_S)
+
+
+def served(model: ServedModel) -> Served:
+    """A model as a process serves it: with its tokenizer and its metrics."""
+    tokenizer = load_tokenizer(model.tokenizer_path)
+    encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=model.max_length)
+    return Served(model, encoder, blank_token(tokenizer), metrics.RequestMeter(model.name))

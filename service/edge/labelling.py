@@ -1,0 +1,43 @@
+"""Logits to labelled scores, by the checkpoint's `problem_type` or as the request asks."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from service.edge.routes.predict import Function
+
+BY_PROBLEM_TYPE: dict[str | None, Function] = {
+    None: "softmax",
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": "none",
+}
+
+
+def labelled(
+    logits: Sequence[float], *, labels: Sequence[str], function: Function, top_k: int | None = None
+) -> list[dict[str, Any]]:
+    """[{"label", "score"}, ...], best first, the first `top_k` if given.
+
+    >>> labelled([0.0, 0.0], labels=["no", "yes"], function="softmax", top_k=1)
+    [{'label': 'no', 'score': 0.5}]
+    """
+    scores = FUNCTIONS[function](logits)
+    ranked = sorted(zip(scores, labels, strict=True), key=lambda pair: -pair[0])
+    return [{"label": label, "score": score} for score, label in ranked[:top_k]]
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    """exp(x - max) / sum: no overflow for any finite x."""
+    highest = max(logits)
+    exponentials = [math.exp(logit - highest) for logit in logits]
+    total = sum(exponentials)
+    return [exponential / total for exponential in exponentials]
+
+
+def sigmoid(logits: Sequence[float]) -> list[float]:
+    """1 / (1 + exp(-x)), by the branch that can't overflow."""
+    return [1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x)) for x in logits]
+
+
+FUNCTIONS: dict[Function, Callable[[Sequence[float]], list[float]]] = {"softmax": softmax, "sigmoid": sigmoid, "none": list}

@@ -1,0 +1,1 @@
+"""One module a route, and the table of them all."""

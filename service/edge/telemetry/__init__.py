@@ -1,0 +1,1 @@
+"""What an HTTP process tells those who watch it."""

@@ -1,0 +1,60 @@
+"""What the log says of the workers, once for all HTTP processes: that each is ready, and then what is served, on what, and within
+which limits."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from service.frames import Hello
+from service.served.catalog import ServedModel
+from service.served.roster import locked
+from service.settings import Settings
+
+log = logging.getLogger("valence.workers")
+
+
+class OneSpeaks(logging.Filter):
+    """Lets the records of one process pass, for what all of them see alike: the first that has something to say, as long as it
+    lives, and then another."""
+
+    def __init__(self, lock: Path) -> None:
+        """To be made by each process of its own, after it was forked."""
+        super().__init__()
+        self._lock = lock.open("w")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return locked(self._lock.fileno())
+
+
+def log_ready(settings: Settings, catalog: Mapping[int, ServedModel], hellos: Sequence[Hello], *, http_processes: int) -> None:
+    """One line for people, and the same as fields."""
+    details = hellos[0].details  # every worker loads every model in the same way
+    models = [{"name": model.name, "architecture": model.architecture, **details[place]} for place, model in catalog.items()]
+    limits = {
+        "max_batch_tokens": settings.batch_tokens(hellos[0].device),
+        "max_concurrent_requests": settings.max_concurrent_requests,
+        "request_timeout_s": settings.request_timeout_s,
+    }
+    log.info(
+        "ready: %s; %s, %s; at most %d tokens a batch, %d requests at a time, %g s a request; http://%s:%d",
+        ", ".join(map(described, models)), counted(len(hellos), "worker"), counted(http_processes, "HTTP process", "es"),
+        *limits.values(), f"[{settings.host}]" if ":" in settings.host else settings.host, settings.port,
+        extra={"models": models, "workers": [hello.device for hello in hellos], "limits": limits},
+    )  # fmt: skip
+
+
+def described(model: dict[str, str]) -> str:
+    """As in `sentiment-bert (custom_bert, float32 on cpu, packed attention, packed batches)`."""
+    attention = "no" if model["attention"] == "none" else model["attention"]
+    parts = [
+        model["architecture"],
+        f"{model['dtype']} on {model['device']}",
+        f"{attention} attention",
+        f"{model['batching']} batches",
+    ]
+    return f"{model['name']} ({', '.join(parts)})"
+
+
+def counted(count: int, what: str, plural: str = "s") -> str:
+    """As in `1 worker`, `2 workers`."""
+    return f"{count} {what}{'' if count == 1 else plural}"

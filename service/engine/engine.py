@@ -1,0 +1,298 @@
+"""One loaded model on one device: token ids in, logits out.
+
+A class that declares `_supports_packed` gets its texts packed, with no padding, and so does an encoder that is found to take
+packs through transformers' attention interface; any other gets them padded in groups of similar length. The engine never asks
+which architecture it holds.
+"""
+
+import ctypes
+import inspect
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from models.attention import enable_packing
+from models.cpu.linear import has_prepacked, prepack_linears
+from models.cpu.lstm import replace_lstms
+from models.int8 import RANGES_FILE, prepare_for_inference, quantize
+from service.engine.compiling import CompiledForward
+from service.engine.graphs import GraphedForward
+from service.engine.packs import Pack, TextIds, pack, pad_rows, token_types
+from service.served.catalog import CatalogError, ServedModel
+from service.settings import Settings
+
+log = logging.getLogger("valence.worker")
+FloatArray = npt.NDArray[np.float32]
+# int8: what is not a linear layer stays in float32.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+# What torch's variable-length attention takes; in float32 the packed backend reads lengths on the host, which no graph can.
+HALF_TYPES = (torch.float16, torch.bfloat16)
+TRIAL_LENGTHS = ((8,), (4, 4, 16, 32))
+# A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
+PADDED_GROUP_RATIO = 1.25
+# oneDNN compiles an operator for each number of rows that it meets, a quarter of a millisecond each, and keeps a few hundred: of
+# all the sizes that batches have, too few to be there again. So packs are filled up to a multiple of `PREPACKED_ROWS`, and larger
+# ones to one of 8 sizes between two powers of two. In bfloat16 64 connections got 6% more answers by it, in float32 as many as
+# before, and the worker's memory, which is taken anew as sizes come back, grew by a third as far.
+PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
+# glibc's mallopt: parameters by number, from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 1 << 30
+
+
+class Launched(msgspec.Struct, gc=False):
+    """A batch on its way through the device. `order`: the place in the batch of each row."""
+
+    rows: torch.Tensor
+    order: list[int]
+    done: torch.cuda.Event | None = None
+
+    def wait(self) -> FloatArray:
+        """Logits (texts, labels) float32, in the order given to `launch`."""
+        if self.done is not None:
+            self.done.synchronize()
+        logits = self.rows.float().numpy()
+        result = np.empty_like(logits)
+        result[self.order] = logits
+        return result
+
+
+class Engine:
+    """A model that scores batches of texts of any lengths. `details` says what it runs on, for `/info`."""
+
+    def __init__(self, served: ServedModel, *, device: str, settings: Settings) -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        else:
+            torch.cuda.set_device(self.device)  # of this thread: streams, events and Triton go by the current one
+        self.dtype_name = _dtype_name(settings.dtype, self.device)
+        model = load_model(served, dtype=DTYPES[self.dtype_name], trust_remote_code=settings.trust_remote_code)
+        self.packed = settings.attn_implementation in ("auto", "packed") and (
+            getattr(type(model), "_supports_packed", False) or enable_packing(model)
+        )
+        attention = _choose_attention(model, settings.attn_implementation, packed=self.packed)
+        if self.device.type == "cpu":
+            own_weights(model)
+        prepare_for_inference(model)
+        if self.dtype_name == "int8" and not quantize(model, served.path):
+            self.dtype_name = "float32"
+        self.model = model.eval().to(self.device)
+        self.explained: PreTrainedModel | None = None  # `make_explainable` sets it, where the service explains
+        self.takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        self.pad_token_id = model.config.pad_token_id or 0
+        self.overlaps = self.device.type == "cuda"
+        replace_lstms(self.model)
+        self.compiled = self._compile(settings) if settings.compile and self.packed else None
+        if self.compiled is None:  # which brings the weights into an order of its own
+            prepack_linears(self.model)
+        self.fills_up = has_prepacked(self.model)
+        self.graphs: GraphedForward | None = None
+        if self.overlaps and attention == "packed" and settings.cuda_graphs and model.dtype in HALF_TYPES:
+            self.graphs = self._capture(max_tokens=settings.batch_tokens(device), max_length=served.max_length)
+        self.details = {
+            "device": device,
+            "dtype": self.dtype_name,
+            "attention": attention,
+            "batching": "packed" if self.packed else "padded",
+            "compiled": "no" if self.compiled is None else "yes",
+            "cuda_graphs": "none" if self.graphs is None else f"{len(self.graphs.graphs)} sizes",
+            "class": type(model).__name__,
+        }
+
+    def logits(self, texts: Sequence[TextIds]) -> FloatArray:
+        """(texts, labels) float32, in the order given. Raises what the model raises."""
+        return self.launch(texts).wait()
+
+    @torch.inference_mode()
+    def launch(self, texts: Sequence[TextIds]) -> Launched:
+        """Starts a batch. On CUDA this returns before the device is done, so that the next batch can be made ready meanwhile."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
+        ordered = [texts[index] for index in order]
+        rows = self._packed(ordered) if self.packed else self._padded(ordered)
+        if not self.overlaps:
+            return Launched(rows, order)
+        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return Launched(host, order, done)
+
+    def padding(self, texts: Sequence[TextIds]) -> int:
+        """Padding tokens that scoring `texts` computes."""
+        if self.packed:
+            tokens = sum(len(text.ids) for text in texts)
+            return filled_up(tokens) - tokens if self.fills_up else 0
+        ordered = sorted(texts, key=lambda text: len(text.ids))
+        return sum(len(group[-1].ids) - len(text.ids) for group in similar_lengths(ordered) for text in group)
+
+    def warm_up(self) -> None:
+        """A real forward of short and long texts; the worker reports ready only after it."""
+        for texts in self._trial_batches():
+            if not np.isfinite(self.logits(texts)).all():
+                raise ValueError(f"{self.details['class']}: the first forward gave a score that is not a number")
+
+    def _packed(self, texts: Sequence[TextIds]) -> torch.Tensor:
+        batch = pack([*texts, *self._fillers(texts)], with_types=self.takes_types)
+        rows = self.graphs(batch) if self.graphs is not None else None
+        return (self._forward(batch) if rows is None else rows)[: len(texts)]
+
+    def _fillers(self, texts: Sequence[TextIds]) -> list[TextIds]:
+        """Texts of padding that fill the pack up, none longer than the longest of `texts`, the last."""
+        missing, longest = self.padding(texts), len(texts[-1].ids)
+        lengths = [longest] * (missing // longest) + ([missing % longest] if missing % longest else [])
+        return [TextIds(np.full(length, self.pad_token_id, dtype=np.int32)) for length in lengths]
+
+    def _forward(self, batch: Pack) -> torch.Tensor:
+        return self._plain_forward(self.model, batch) if self.compiled is None else self.compiled(batch)
+
+    def _plain_forward(self, model: nn.Module, batch: Pack) -> torch.Tensor:
+        inputs = {"input_ids": batch.ids, "position_ids": batch.positions}
+        if batch.types is not None:
+            inputs["token_type_ids"] = batch.types
+        bounds = self._tensor(batch.bounds)
+        return model(
+            **{name: self._tensor(row).unsqueeze(0) for name, row in inputs.items()},
+            cu_seq_lens_q=bounds,
+            cu_seq_lens_k=bounds,
+            max_length_q=batch.longest,
+            max_length_k=batch.longest,
+        ).logits
+
+    def _padded(self, texts: Sequence[TextIds]) -> torch.Tensor:
+        return torch.cat([self._padded_group(group) for group in similar_lengths(texts)])
+
+    def _padded_group(self, texts: Sequence[TextIds]) -> torch.Tensor:
+        inputs = {
+            "input_ids": pad_rows([text.ids for text in texts], value=self.pad_token_id),
+            "attention_mask": pad_rows([np.ones_like(text.ids) for text in texts], value=0),
+        }
+        types = token_types(texts) if self.takes_types else None
+        if types is not None:
+            inputs["token_type_ids"] = pad_rows(types, value=0)
+        return self.model(**{name: self._tensor(rows) for name, rows in inputs.items()}).logits
+
+    @torch.inference_mode()
+    def _compile(self, settings: Settings) -> CompiledForward | None:
+        """None, with the reason in the log, where the model can't be compiled or scores otherwise."""
+        compiled = CompiledForward(self.model, self._plain_forward, takes_types=self.takes_types)
+        threads = {settings.lone_thread_count(), settings.thread_count()} if self.device.type == "cpu" else ()
+        try:
+            compiled.check([pack(texts, with_types=self.takes_types) for texts in self._trial_batches()], threads=threads or (1,))
+        except (RuntimeError, ValueError) as error:
+            log.warning("not compiled: %s", (str(error).strip().splitlines() or [type(error).__name__])[0])
+            return None
+        return compiled
+
+    @torch.inference_mode()
+    def _capture(self, *, max_tokens: int, max_length: int) -> GraphedForward | None:
+        """None, with the reason in the log, where the model can't be captured or replays score otherwise."""
+        try:
+            graphs = GraphedForward(
+                self.model if self.compiled is None else self.compiled.module,
+                max_tokens=max_tokens,
+                max_length=max_length,
+                takes_types=self.takes_types,
+                device=self.device,
+            )
+            graphs.check(
+                partial(self._plain_forward, self.model),
+                [pack(texts, with_types=self.takes_types) for texts in self._trial_batches()],
+            )
+        except (RuntimeError, ValueError) as error:
+            log.warning("no CUDA graphs: %s", error)
+            return None
+        return graphs
+
+    def _trial_batches(self) -> list[list[TextIds]]:
+        """A short text, and a batch of short and long ones, of a valid token."""
+        return [
+            [TextIds(np.full(length, self.pad_token_id + 1, dtype=np.int32)) for length in lengths] for lengths in TRIAL_LENGTHS
+        ]
+
+    def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def filled_up(tokens: int) -> int:
+    """The size that a pack of so many tokens is filled up to.
+
+    >>> [filled_up(tokens) for tokens in (1, 16, 17, 250, 257, 600, 1900, 2048)]
+    [16, 16, 32, 256, 288, 640, 1920, 2048]
+    """
+    power = 1 << (tokens - 1).bit_length() - 1 if tokens > 1 else 1
+    step = max(PREPACKED_ROWS, power // SIZES_A_DOUBLING)
+    return -(-tokens // step) * step
+
+
+def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:
+    """Cuts texts sorted by length into groups in which none is much longer than the first."""
+    groups: list[Sequence[TextIds]] = []
+    start = 0
+    for index, text in enumerate(texts):
+        if len(text.ids) > PADDED_GROUP_RATIO * len(texts[start].ids) + 1:
+            groups.append(texts[start:index])
+            start = index
+    return [*groups, texts[start:]]
+
+
+def load_model(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """CatalogError where the weights can't be read, or are not those of the architecture: transformers would fill the gaps with
+    random numbers and warn."""
+    weights = next(path for path in sorted(served.path.glob("*.safetensors")) if path.name != RANGES_FILE)
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            served.path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CatalogError(f"{weights}: {str(error).strip().splitlines()[0]}") from error
+    if found["mismatched_keys"]:
+        name, stored, wanted = sorted(found["mismatched_keys"])[0]
+        raise CatalogError(f"{weights}: {name} has shape {tuple(stored)}, but config.json asks for {tuple(wanted)}")
+    if found["missing_keys"]:
+        name, *others = sorted(found["missing_keys"])
+        raise CatalogError(f"{weights}: no {name}, and {len(others)} more are missing; these are weights of another architecture")
+    return model
+
+
+def own_weights(model: PreTrainedModel) -> None:
+    """Copies the weights. Until then those of a CPU model in its file's own type are the file itself, mapped into memory: a new
+    checkpoint written over it changes the scores of the one that is served, and a shorter one ends the process."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep what a forward frees for the next one. Given back to the system, it is cleared page by page when it is
+    asked for again, which cost a sixth of a CPU forward. Without glibc, nothing happens."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            libc.mallopt(option, KEPT_BYTES)
+
+
+def _dtype_name(asked: str, device: torch.device) -> str:
+    if asked == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return asked
+
+
+def _choose_attention(model: PreTrainedModel, asked: str, *, packed: bool) -> str:
+    """Sets the attention backend where the architecture has attention, and names it."""
+    if not getattr(type(model), "_supports_attention_backend", False):
+        return "none"
+    name = "packed" if packed else ("sdpa" if asked in ("auto", "packed") else asked)
+    model.set_attn_implementation(name)
+    return name

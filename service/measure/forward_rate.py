@@ -1,0 +1,180 @@
+"""`python -m service.measure.forward_rate`: what the served forward does on this machine with no HTTP before it.
+
+The upper bound to hold a server's figures against: the same engine, dtype, workers, threads and token budget, on texts already
+tokenized. `service.measure.tuning` asks it at which budget, workers and threads a machine does most.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from service.edge.text.encoder import TextEncoder
+from service.engine.engine import Engine
+from service.engine.packs import TextIds
+from service.frames import id_array
+from service.served.catalog import load_catalog, load_tokenizer
+from service.settings import Settings
+
+LOADING_S = 300
+
+
+def main() -> None:
+    """Prints texts/s in full batches, and the median time of one text."""
+    options = parser().parse_args()
+    settings = Settings(
+        models=(f"model={options.model}",),
+        dtype=options.dtype,
+        device=options.device,
+        threads=options.threads,
+        workers_per_device=options.workers_per_device,
+        compile=options.compiled,
+        cuda_graphs=not options.compiled,
+    )
+    (report,) = measured(settings, texts=options.texts, seconds=options.seconds)
+    print(json.dumps(report) if options.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
+
+
+def measured(settings: Settings, *, texts: Path | None, seconds: float, budgets: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """A report for each token budget, or for the settings' own, with all workers computing at once. `texts`: a text a line; None:
+    made up, of the lengths of users' posts."""
+    device = settings.accelerator()
+    workers = settings.worker_count(device)
+    budgets = budgets or (settings.batch_tokens(device),)
+    context = multiprocessing.get_context("spawn")
+    with multiprocessing.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        ready = manager.Barrier(workers)
+        jobs = [
+            pool.submit(measure, settings, device, texts=texts, seconds=seconds, budgets=budgets, ready=ready, first=index == 0)
+            for index in range(workers)
+        ]
+        by_worker = [job.result() for job in jobs]
+    return [
+        reports[0] | {"texts_per_s": sum(report["texts_per_s"] for report in reports), "workers": workers}
+        for reports in zip(*by_worker, strict=True)
+    ]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="python -m service.measure.forward_rate", description=__doc__)
+    result.add_argument("--model", type=Path, required=True, help="checkpoint folder")
+    result.add_argument("--texts", type=Path, required=True, help="a text a line")
+    result.add_argument("--dtype", default="auto")
+    result.add_argument("--device", default="auto")
+    result.add_argument("--threads", type=int, default=0, help="of each worker; 0: as the service would")
+    result.add_argument("--workers-per-device", type=int, default=0, help="processes at once; 0: as the service would")
+    result.add_argument("--seconds", type=float, default=10.0, help="how long to measure full batches")
+    result.add_argument("--compiled", action="store_true", help="as with --compile, and without CUDA graphs")
+    result.add_argument("--json", action="store_true")
+    return result
+
+
+def measure(
+    settings: Settings,
+    device: str,
+    *,
+    texts: Path | None,
+    seconds: float,
+    budgets: Sequence[int],
+    ready: Barrier,
+    first: bool,
+) -> list[dict[str, Any]]:
+    """One worker's share: first one text's time, with the others idle; then its texts/s at each budget, all together."""
+    engine, encoded = loaded(settings, device, texts=texts)
+    report = {"mean_tokens": statistics.mean(len(text.ids) for text in encoded), **engine.details}
+    ready.wait(LOADING_S)
+    if first:
+        torch.set_num_threads(settings.lone_thread_count())
+        report["one_text_p50_ms"] = one_text_p50_ms(engine, encoded)
+        torch.set_num_threads(settings.thread_count())
+    found = []
+    for budget in budgets:
+        ready.wait(LOADING_S)
+        rate = texts_per_s(engine, token_batches(encoded, budget), seconds=seconds)
+        found.append({"texts_per_s": rate, "max_batch_tokens": budget, **report})
+    return found
+
+
+def loaded(settings: Settings, device: str, *, texts: Path | None) -> tuple[Engine, list[TextIds]]:
+    """The first model of the settings, as a worker has it, and the file's lines tokenized, or texts made up."""
+    disable_progress_bar()
+    if device == "cpu":
+        torch.set_num_threads(settings.thread_count())
+    served = load_catalog(settings)[0]
+    engine = Engine(served, device=device, settings=settings)
+    if texts is None:
+        return engine, made_up(served.max_length, token=engine.pad_token_id + 1)
+    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
+    return engine, [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def made_up(max_length: int, *, token: int) -> list[TextIds]:
+    """1,024 texts of 23 tokens on average, one in a hundred above 70."""
+    lengths = np.random.default_rng(0).lognormal(math.log(19), 0.6, 1024).clip(3, max_length).astype(int)
+    return [TextIds(np.full(length, token, dtype=np.int32)) for length in lengths]
+
+
+def text_ids(encoder: TextEncoder, text: str) -> TextIds:
+    return TextIds(id_array(encoder.encode([(text, None)], truncate=True).ids))
+
+
+def token_batches(texts: Sequence[TextIds], max_batch_tokens: int) -> list[list[TextIds]]:
+    """Texts in their order, cut where the next would exceed the budget, as the service's queue does."""
+    batches: list[list[TextIds]] = [[]]
+    tokens = 0
+    for text in texts:
+        tokens += len(text.ids)
+        if batches[-1] and tokens > max_batch_tokens:
+            batches.append([])
+            tokens = len(text.ids)
+        batches[-1].append(text)
+    return batches
+
+
+def texts_per_s(engine: Engine, batches: Sequence[Sequence[TextIds]], *, seconds: float) -> float:
+    """Over whole passes, after one that is not counted."""
+    compute(engine, batches)
+    done = 0
+    started_at = time.perf_counter()
+    while time.perf_counter() - started_at < seconds:
+        compute(engine, batches)
+        done += sum(map(len, batches))
+    return done / (time.perf_counter() - started_at)
+
+
+def compute(engine: Engine, batches: Iterable[Sequence[TextIds]]) -> None:
+    """As the worker does: where the device works by itself, a batch is launched before the last one's scores are read."""
+    running = None
+    for batch in batches:
+        launched = engine.launch(batch)
+        if running is not None:
+            running.wait()
+        running = launched
+    if running is not None:
+        running.wait()
+
+
+def one_text_p50_ms(engine: Engine, texts: Sequence[TextIds]) -> float:
+    """The median over 200 single texts."""
+    durations = []
+    for text in texts[:200]:
+        started_at = time.perf_counter()
+        engine.logits([text])
+        durations.append(time.perf_counter() - started_at)
+    return 1000 * statistics.median(durations)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Which models are served, by place: the number that a job carries on the wire. A model that replaces another gets a new place.
+
+The roster lies in the runtime folder as one file. The process that changes it replaces the file as a whole; every HTTP process
+follows it, and a worker that starts reads it.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from service.edge import errors
+from service.served.catalog import ServedModel
+
+
+@dataclass(frozen=True)
+class Roster:
+    """`models` by place; the first is the default model. `generation` counts the changes."""
+
+    models: Mapping[int, ServedModel]
+    generation: int = 0
+
+    @classmethod
+    def of(cls, models: Sequence[ServedModel]) -> "Roster":
+        """The one that a service starts with."""
+        return cls(dict(enumerate(models)))
+
+    @property
+    def default(self) -> int:
+        return next(iter(self.models))
+
+    def place(self, name: str) -> int | None:
+        """Where a model of that name is served."""
+        return next((place for place, model in self.models.items() if model.name == name), None)
+
+    def with_model(self, place: int, model: ServedModel) -> "Roster":
+        """`model` in the row of the one of its name, whose place is given up, or last."""
+        replaced = self.place(model.name)
+        rows = [(place, model) if old == replaced else (old, kept) for old, kept in self.models.items()]
+        return Roster(dict(rows if replaced is not None else [*rows, (place, model)]), self.generation + 1)
+
+    def without(self, name: str) -> "Roster":
+        """The model of that name given up."""
+        return Roster({place: kept for place, kept in self.models.items() if kept.name != name}, self.generation + 1)
+
+
+ROSTER: TypeAdapter[Roster] = TypeAdapter(Roster)
+MODEL: TypeAdapter[ServedModel] = TypeAdapter(ServedModel)
+
+
+class RosterFile:
+    """The roster of a running service."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self.path = runtime_dir / "models.json"
+
+    def read(self) -> Roster:
+        return ROSTER.validate_json(self.path.read_bytes())
+
+    def write(self, roster: Roster) -> None:
+        """At once, for whoever reads meanwhile."""
+        new = self.path.with_suffix(".new")
+        new.write_bytes(ROSTER.dump_json(roster))
+        new.replace(self.path)
+
+    def stamp(self) -> tuple[int, int]:
+        """Another one after each write."""
+        status = self.path.stat()
+        return status.st_ino, status.st_mtime_ns
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """The right to write, which one process has at a time; ServiceError 409 while another has it. It ends with its holder."""
+        with self.path.with_suffix(".lock").open("w") as file:
+            if not locked(file.fileno()):
+                raise errors.conflict("another change of the models is under way; retry when it is done")
+            yield
+
+
+class Followers:
+    """The HTTP processes and the generation that each has come to: a file for each, locked as long as it lives."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        """Joins them. To be called before the process first reads the roster, so that it is waited for from then on."""
+        self._folder = runtime_dir / "followers"
+        self._folder.mkdir(exist_ok=True)
+        self._mine = os.open(self._folder / str(os.getpid()), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        fcntl.flock(self._mine, fcntl.LOCK_EX)
+
+    def came_to(self, generation: int) -> None:
+        """This process routes by that generation."""
+        os.pwrite(self._mine, b"%020d" % generation, 0)
+
+    def behind(self, generation: int) -> int:
+        """How many processes still route by an older one."""
+        return sum(_generation(file) < generation for file in self._folder.iterdir())
+
+
+def _generation(file: Path) -> float:
+    """Infinite for a process that is gone."""
+    with file.open("rb") as opened:
+        if file.name != str(os.getpid()) and locked(opened.fileno()):
+            return float("inf")
+        return int(opened.read() or -1)
+
+
+def locked(descriptor: int) -> bool:
+    """Whether we hold the lock of an open file now; it ends when the file is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

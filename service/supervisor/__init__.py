@@ -1,0 +1,1 @@
+"""The main process: LitServe, its children, their signals."""

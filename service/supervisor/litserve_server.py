@@ -1,0 +1,106 @@
+"""LitServe's server, which also deals connections out to its HTTP processes, replaces one that dies, and forks its CPU workers
+where LitServe would spawn them."""
+
+import logging
+import multiprocessing
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import litserve as ls
+from litserve.loops.loops import inference_worker
+from litserve.utils import WorkerSetupStatus
+
+from service import metrics
+from service.edge.admission import InFlight
+
+log = logging.getLogger("valence")
+CHECK_S = 0.5
+HttpProcesses = dict[int, multiprocessing.Process]
+
+
+class Supervisor(ls.LitServer):
+    """`LitServer` whose HTTP processes are watched as its workers are. Their listening sockets are the main process's, so that
+    what waits at one whose process died waits for the process that takes its place.
+
+    A spawned worker imports torch and transformers anew, which takes most of its start. A forked one has them, and shares their
+    memory. CUDA does not live through a fork, so there LitServe spawns."""
+
+    # Set before the HTTP processes are told to stop.
+    is_stopping = False
+
+    def __init__(self, lit_api: ls.LitAPI, in_flight: InFlight, **options: Any) -> None:
+        super().__init__(lit_api, **options)
+        self.in_flight = in_flight
+
+    def launch_inference_worker(self, lit_api: ls.LitAPI) -> list[multiprocessing.process.BaseProcess]:
+        """Every worker; called once by `run`."""
+        count = len(self._inference_workers_config_for_api(lit_api.api_path))
+        return [self.launch_single_inference_worker(lit_api, worker) for worker in range(count)]
+
+    def launch_single_inference_worker(self, lit_api: ls.LitAPI, worker_id: int) -> multiprocessing.process.BaseProcess:
+        """The first start of a worker, and each that follows its death. tests/service/test_litserve_contract.py holds the call
+        against LitServe's own."""
+        if self.devices != ["cpu"]:
+            return super().launch_single_inference_worker(lit_api, worker_id)
+        self.workers_setup_status[f"{lit_api.api_path.strip('/')}_{worker_id}"] = WorkerSetupStatus.STARTING
+        process = multiprocessing.get_context("fork").Process(
+            target=inference_worker,
+            args=(
+                lit_api,
+                "cpu",
+                worker_id,
+                self._get_request_queue(lit_api.api_path),
+                self._transport,
+                self.workers_setup_status,
+                self._callback_runner,
+                self.restart_workers,
+            ),
+            name="inference-worker",
+        )
+        process.start()
+        return process
+
+    def _start_server(self, *arguments: Any, **options: Any) -> HttpProcesses:
+        """Called once by `run`, which stops what is in the dictionary that this returns. tests/service/test_litserve_contract.py
+        holds the order of its arguments: port, number of processes, level of the log, sockets."""
+        start = super()._start_server
+        port, count, log_level, (first,), *rest = arguments
+        sockets = sharing_port(first, count)
+
+        def start_one(place: int) -> multiprocessing.Process:
+            self.in_flight.enter(place)
+            return start(port, 1, log_level, [sockets[place]], *rest, **options)[0]
+
+        processes = {place: start_one(place) for place in range(count)}
+        threading.Thread(target=self._watch, args=(processes, start_one), name="http-processes", daemon=True).start()
+        return processes
+
+    def _watch(self, processes: HttpProcesses, start_one: Callable[[int], multiprocessing.Process]) -> None:
+        while True:
+            time.sleep(CHECK_S)
+            for place, process in list(processes.items()):
+                if not process.is_alive() and not self.is_stopping:
+                    log.error("an HTTP process ended with code %s; another takes its place", process.exitcode)
+                    metrics.process_died(process.ident)
+                    processes[place] = start_one(place)
+
+
+def sharing_port(first: socket.socket, count: int) -> list[socket.socket]:
+    """That many sockets at the address of `first`, to which Linux deals new connections out at random. Of processes that wait at
+    one socket, whichever wakes first takes most: of 256 connections one of eight had 130, two none."""
+    if count == 1 or sys.platform != "linux":
+        return [first] * count
+    # Only now: a second service finds the port taken, since the first socket was bound without it.
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    others = []
+    for _ in range(count - 1):
+        other = socket.socket(first.family, first.type)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(first.getsockname())
+        others.append(other)
+    return [first, *others]

@@ -1,0 +1,1 @@
+"""A worker process: a queue, batches, one device."""

@@ -1,0 +1,145 @@
+"""The models of a worker: loaded while it computes, kept as long as an HTTP process sends texts to them, then dropped.
+
+A model is loaded in a thread. The batch loop goes on meanwhile; what the thread takes from it is told in the README.
+"""
+
+import asyncio
+import ctypes
+import gc
+import logging
+import sys
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel
+
+from service.engine.engine import Engine
+from service.frames import Load, Loaded
+from service.served.catalog import ServedModel, weights_digest
+from service.served.roster import MODEL, RosterFile
+from service.settings import Settings
+from service.worker.explaining import make_explainable
+from service.worker.queue import TextQueue
+
+if TYPE_CHECKING:
+    from service.metrics import BatchMeter
+
+log = logging.getLogger("valence.worker")
+# Python lets a thread that holds its lock run for 5 ms before another gets it. A forward asks for it at each operator.
+SWITCH_S = 0.0001
+Dropped = weakref.ref[PreTrainedModel]
+
+
+def load_engine(model: ServedModel, *, device: str, settings: Settings) -> Engine:
+    """A model that has answered a real forward. Raises what loading it raises."""
+    started_at = time.monotonic()
+    engine = Engine(model, device=device, settings=settings)
+    engine.warm_up()
+    if settings.explain_steps:
+        make_explainable(engine, model, settings)
+    log.info("loaded %s in %.1f s", model.name, time.monotonic() - started_at, extra=engine.details)
+    return engine
+
+
+class LoadedModels:
+    """`engines` by place: read by the batch loop, changed by the I/O thread only, which calls everything here."""
+
+    def __init__(
+        self,
+        engines: dict[int, Engine],
+        *,
+        queue: TextQueue,
+        meter: "BatchMeter",
+        device: str,
+        settings: Settings,
+        roster: RosterFile,
+    ) -> None:
+        self.engines = engines
+        self.queue = queue
+        self.meter = meter
+        self.device = device
+        self.settings = settings
+        self.roster = roster
+        self._needed: dict[int, frozenset[int]] = {}
+
+    async def load(self, message: Load) -> Loaded:
+        """Loads a model, which the batch loop may use from then on."""
+        model = MODEL.validate_json(message.model)
+        try:
+            engine = await asyncio.to_thread(self._load, model)
+        except Exception as error:  # whatever a checkpoint brings up; the models that are served go on
+            log.warning("%s was not loaded: %s", model.name, error)
+            failure = reason(error, model)
+        else:
+            self.meter.add(message.place, model.name)
+            self.engines[message.place] = engine
+            return Loaded(message.place)
+        await asyncio.to_thread(give_back_memory)  # here, where nothing holds the failed model any more
+        return Loaded(message.place, failure)
+
+    def needs(self, connection: int, places: list[int]) -> None:
+        """What an HTTP process sends texts to from now on."""
+        self._needed[connection] = frozenset(places)
+
+    def left(self, connection: int) -> None:
+        """An HTTP process has gone."""
+        self._needed.pop(connection, None)
+
+    def drop_unneeded(self) -> list[Dropped]:
+        """Drops the models that no HTTP process needs and the roster does not hold. What still waits for one of them was asked by
+        nobody who is there. `give_back_memory` is to follow."""
+        if not self._needed:  # all HTTP processes are gone, or none has come yet
+            return []
+        places = self.engines.keys() - frozenset[int]().union(*self._needed.values())
+        if places:
+            places -= self.roster.read().models.keys()
+        dropped = []
+        for place in places:
+            dropped.append(weakref.ref(self.engines.pop(place).model))
+            self.queue.discard(place)
+            self.meter.remove(place)
+            log.info("dropped the model of place %d", place)
+        return dropped
+
+    def _load(self, model: ServedModel) -> Engine:
+        if self.device == "cpu":
+            torch.set_num_threads(1)  # of this thread: the forwards keep theirs
+        with eager_switches():
+            engine = load_engine(model, device=self.device, settings=self.settings)
+        if weights_digest(model.path) != model.weights:
+            raise ValueError("its weights changed while they were loaded")
+        return engine
+
+
+@contextmanager
+def eager_switches() -> Iterator[None]:
+    """Threads take turns so often that a forward beside a busy thread is not held up at each operator."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def reason(error: Exception, model: ServedModel) -> str:
+    """Why a model was not loaded, in one sentence for the one who asked."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        text = "not enough memory to load and run it beside the models that are served"
+    return text if str(model.path) in text else f"{model.path}: {text}"
+
+
+def give_back_memory(dropped: Sequence[Dropped] = ()) -> None:
+    """What dropped models held, to the system: freed memory is kept for the next forward otherwise (`keep_freed_memory`)."""
+    if any(model() is not None for model in dropped):
+        gc.collect()  # an architecture that holds itself in a circle; it stops every thread for up to 0.4 s
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
