@@ -2,43 +2,42 @@
 
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
-from pathlib import Path
 from types import FrameType
+
+from service.runtime_dir import RuntimeDir
 
 log = logging.getLogger("valence")
 
 
 def main() -> int:
     """0 after an orderly stop; 1 when no worker started; 2 when a setting, a model or a key is wrong, said in one sentence."""
-    runtime_dir = Path(tempfile.mkdtemp(prefix="valence-"))
+    runtime_dir = RuntimeDir.create()
     _end_on_signals(runtime_dir)
     try:
         return _run(runtime_dir)
     finally:
-        shutil.rmtree(runtime_dir, ignore_errors=True)
+        runtime_dir.remove()
 
 
-def _end_on_signals(runtime_dir: Path) -> None:
+def _end_on_signals(runtime_dir: RuntimeDir) -> None:
     """Until the server has handlers of its own, SIGTERM and Ctrl-C end this process at once, which is all that there is to stop.
 
     As process 1 of a container it has no default action: during the seconds of the imports a stop would be lost, and the
     container killed when its time was up. An exception would not do, since a callback of the import system may swallow it."""
 
     def end(signum: int, frame: FrameType | None) -> None:
-        shutil.rmtree(runtime_dir, ignore_errors=True)
+        runtime_dir.remove()
         os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
 
 
-def _run(runtime_dir: Path) -> int:
+def _run(runtime_dir: RuntimeDir) -> int:
     # Read at import: the metrics' directory by prometheus_client, the other before the tokenizers are forked.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime_dir)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime_dir.path)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Read by the workers' torch. oneDNN keeps 1,024 compiled operators, one for each number of rows it meets, which grew a worker
     # by 200 MB; 512 hold all sizes that packs of a BERT and two LSTMs are filled up to. With 8, a lone text waits for its
@@ -51,19 +50,20 @@ def _run(runtime_dir: Path) -> int:
 
     settings = CliApp.run(Settings)
     from service.edge.keys import KeysError
+    from service.logs import configure_logging
+    from service.measure.tuning import tuned
     from service.served.catalog import CatalogError
     from service.supervisor.server import serve
-    from service.worker.process import refusal_path
 
     try:
-        serve(settings, runtime_dir=runtime_dir)
+        configure_logging(settings.log_level, settings.log_format)
+        serve(tuned(settings), runtime_dir=runtime_dir)
     except (CatalogError, KeysError) as error:
         log.error("%s", error)
         return 2
     except RuntimeError as error:
-        refusal = refusal_path(runtime_dir)
-        if refusal.exists():
-            log.error("%s", refusal.read_text(encoding="utf-8"))
+        if runtime_dir.refusal.exists():
+            log.error("%s", runtime_dir.refusal.read_text(encoding="utf-8"))
             return 2
         log.error("%s; the worker's log above says why", error)
         return 1

@@ -18,7 +18,8 @@ ATTRIBUTION_TYPE = np.dtype("<f8")
 
 
 class Job(msgspec.Struct, tag=0, array_like=True, gc=False):
-    """The texts of one request. Times are `time.monotonic()` seconds, which all processes of a host share."""
+    """The texts of one request for the model at a place. Times are `time.monotonic()` seconds, which all processes of a host
+    share. `id`: set by the link that sends it."""
 
     id: int
     model: int
@@ -84,7 +85,7 @@ class Explained(msgspec.Struct, tag=5, array_like=True, gc=False):
     inference_s: float = 0.0
 
 
-class Serving(msgspec.Struct, tag=10, array_like=True, gc=False):
+class Keep(msgspec.Struct, tag=10, array_like=True, gc=False):
     """An HTTP process's first message, and again when it changes: the places that it sends jobs to, or is about to. A worker
     keeps a model as long as any connection names its place."""
 
@@ -105,7 +106,7 @@ class Loaded(msgspec.Struct, tag=12, array_like=True, gc=False):
     failure: str = ""
 
 
-Message = Job | Cancel | Answer | Hello | Explain | Explained | Serving | Load | Loaded
+Message = Job | Cancel | Answer | Hello | Explain | Explained | Keep | Load | Loaded
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from service.edge import errors
+from service.edge.http import errors
 from service.edge.keys import Key, KeyFile, KeysError, digest
 from service.settings import Settings
 

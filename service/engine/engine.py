@@ -5,7 +5,6 @@ packs through transformers' attention interface; any other gets them padded in g
 which architecture it holds.
 """
 
-import ctypes
 import inspect
 import logging
 from collections.abc import Sequence
@@ -15,18 +14,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from models.attention import enable_packing
 from models.cpu.linear import has_prepacked, prepack_linears
 from models.cpu.lstm import replace_lstms
-from models.int8 import RANGES_FILE, prepare_for_inference, quantize
+from models.int8 import prepare_for_inference, quantize
 from service.engine.compiling import CompiledForward
 from service.engine.graphs import GraphedForward
 from service.engine.packs import Pack, TextIds, pack, pad_rows, token_types
-from service.served.catalog import CatalogError, ServedModel
+from service.engine.weights import keep_freed_memory, load_model, own_weights
+from service.served.catalog import ServedModel
 from service.settings import Settings
 
 log = logging.getLogger("valence.worker")
@@ -43,9 +42,6 @@ PADDED_GROUP_RATIO = 1.25
 # ones to one of 8 sizes between two powers of two. In bfloat16 64 connections got 6% more answers by it, in float32 as many as
 # before, and the worker's memory, which is taken anew as sizes come back, grew by a third as far.
 PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
-# glibc's mallopt: parameters by number, from malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 1 << 30
 
 
 class Launched(msgspec.Struct, gc=False):
@@ -241,46 +237,6 @@ def similar_lengths(texts: Sequence[TextIds]) -> list[Sequence[TextIds]]:
             groups.append(texts[start:index])
             start = index
     return [*groups, texts[start:]]
-
-
-def load_model(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """CatalogError where the weights can't be read, or are not those of the architecture: transformers would fill the gaps with
-    random numbers and warn."""
-    weights = next(path for path in sorted(served.path.glob("*.safetensors")) if path.name != RANGES_FILE)
-    try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            served.path,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CatalogError(f"{weights}: {str(error).strip().splitlines()[0]}") from error
-    if found["mismatched_keys"]:
-        name, stored, wanted = sorted(found["mismatched_keys"])[0]
-        raise CatalogError(f"{weights}: {name} has shape {tuple(stored)}, but config.json asks for {tuple(wanted)}")
-    if found["missing_keys"]:
-        name, *others = sorted(found["missing_keys"])
-        raise CatalogError(f"{weights}: no {name}, and {len(others)} more are missing; these are weights of another architecture")
-    return model
-
-
-def own_weights(model: PreTrainedModel) -> None:
-    """Copies the weights. Until then those of a CPU model in its file's own type are the file itself, mapped into memory: a new
-    checkpoint written over it changes the scores of the one that is served, and a shorter one ends the process."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep what a forward frees for the next one. Given back to the system, it is cleared page by page when it is
-    asked for again, which cost a sixth of a CPU forward. Without glibc, nothing happens."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(option, KEPT_BYTES)
 
 
 def _dtype_name(asked: str, device: torch.device) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from service.edge import errors
+from service.runtime_dir import RuntimeDir, locked
 from service.served.catalog import ServedModel
 
 
@@ -52,11 +52,18 @@ ROSTER: TypeAdapter[Roster] = TypeAdapter(Roster)
 MODEL: TypeAdapter[ServedModel] = TypeAdapter(ServedModel)
 
 
+class ChangeUnderWay(Exception):
+    """Another process is changing the roster."""
+
+    def __init__(self) -> None:
+        super().__init__("another change of the models is under way; retry when it is done")
+
+
 class RosterFile:
     """The roster of a running service."""
 
-    def __init__(self, runtime_dir: Path) -> None:
-        self.path = runtime_dir / "models.json"
+    def __init__(self, runtime_dir: RuntimeDir) -> None:
+        self.path = runtime_dir.roster
 
     def read(self) -> Roster:
         return ROSTER.validate_json(self.path.read_bytes())
@@ -74,19 +81,19 @@ class RosterFile:
 
     @contextmanager
     def change(self) -> Iterator[None]:
-        """The right to write, which one process has at a time; ServiceError 409 while another has it. It ends with its holder."""
+        """The right to write, which one process has at a time; ChangeUnderWay while another has it. It ends with its holder."""
         with self.path.with_suffix(".lock").open("w") as file:
             if not locked(file.fileno()):
-                raise errors.conflict("another change of the models is under way; retry when it is done")
+                raise ChangeUnderWay
             yield
 
 
 class Followers:
     """The HTTP processes and the generation that each has come to: a file for each, locked as long as it lives."""
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(self, runtime_dir: RuntimeDir) -> None:
         """Joins them. To be called before the process first reads the roster, so that it is waited for from then on."""
-        self._folder = runtime_dir / "followers"
+        self._folder = runtime_dir.followers
         self._folder.mkdir(exist_ok=True)
         self._mine = os.open(self._folder / str(os.getpid()), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         fcntl.flock(self._mine, fcntl.LOCK_EX)
@@ -106,12 +113,3 @@ def _generation(file: Path) -> float:
         if file.name != str(os.getpid()) and locked(opened.fileno()):
             return float("inf")
         return int(opened.read() or -1)
-
-
-def locked(descriptor: int) -> bool:
-    """Whether we hold the lock of an open file now; it ends when the file is closed."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

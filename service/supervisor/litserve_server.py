@@ -15,7 +15,7 @@ from litserve.loops.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
 
 from service import metrics
-from service.edge.admission import InFlight
+from service.edge.scoring.admission import InFlight
 
 log = logging.getLogger("valence")
 CHECK_S = 0.5

@@ -2,51 +2,42 @@
 
 import gc
 import logging
-import multiprocessing
 import os
 import resource
-import signal
-import time
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-from types import FrameType
 
 import litserve.server
 import torch
 
 from service import __version__, metrics
 from service.edge.access import Access
-from service.edge.admission import InFlight
 from service.edge.app import Edge
-from service.edge.connection import Connection
-from service.edge.telemetry.announcement import OneSpeaks
-from service.logs import configure_logging
-from service.measure.tuning import tuned
+from service.edge.http.connection import Connection
+from service.edge.scoring.admission import InFlight
+from service.edge.telemetry.workers_log import OneSpeaks
 from service.prctl import end_with_parent, name_process
+from service.runtime_dir import RuntimeDir
 from service.served.catalog import CatalogError, load_catalog
 from service.served.roster import Roster, RosterFile
 from service.settings import Settings
 from service.supervisor.litserve_server import Supervisor
-from service.worker.process import WorkerApi, WorkerLoop, socket_path
+from service.supervisor.signals import stop_children, stop_on_signals
+from service.worker.process import WorkerApi, WorkerLoop
 
 log = logging.getLogger("valence")
 MONITOR_INTERVAL_S = 0.5
-# A file in the runtime directory: there while the service is about to stop.
-DRAINING = "draining"
 # Of every answer, a refusal before any route included: a browser takes none for a page or a script.
 SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
 # What an HTTP process opens besides its connections: metrics' files, sockets to the workers, the log.
 OTHER_FILES = 256
 
 
-def serve(settings: Settings, *, runtime_dir: Path) -> None:
+def serve(settings: Settings, *, runtime_dir: RuntimeDir) -> None:
     """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process. CatalogError if a model can't be
     served, KeysError if the file of keys can't be used, RuntimeError if no worker could load them."""
     name_process("valence")
-    configure_logging(settings.log_level, settings.log_format)
     litserve.server.configure_logging = leave_logging_alone
-    settings = tuned(settings)
     server = build_server(settings, runtime_dir=runtime_dir)
     _allow_files(settings.max_connections + OTHER_FILES)
     gc.collect()
@@ -54,7 +45,7 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
     gc.freeze()  # the HTTP processes are forked: what is alive now is never scanned by them (p99 24 -> 8 ms)
     log.info("starting %s on %s", ", ".join(settings.models), ", ".join(device_names(server)))
     try:
-        _stop_on_signals(server, draining=runtime_dir / DRAINING, drain_s=settings.drain_s)
+        stop_on_signals(server, draining=runtime_dir.draining, drain_s=settings.drain_s)
         server.run(
             host=settings.host,
             port=settings.port,
@@ -73,11 +64,11 @@ def serve(settings: Settings, *, runtime_dir: Path) -> None:
     except KeyboardInterrupt:
         log.info("stopped before the first worker was ready")
     finally:
-        _stop_children()
+        stop_children()
     log.info("stopped")
 
 
-def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
+def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
     """The server, not yet running; no process is started and no weight read."""
     accelerator = settings.accelerator()
     torch.set_num_threads(1)  # an operator's module may compute when it is imported, and OpenMP's threads don't survive a fork
@@ -109,14 +100,13 @@ def build_server(settings: Settings, *, runtime_dir: Path) -> Supervisor:
 
     def build_stack_behind_edge() -> Edge:
         """Not by `add_middleware`, which puts FastAPI's own layers in front: they took a quarter of the HTTP process's time."""
-        logging.getLogger("valence.workers").addFilter(OneSpeaks(runtime_dir / "speaker"))
+        logging.getLogger("valence.workers").addFilter(OneSpeaks(runtime_dir.speaker))
         return Edge(
             build_stack(),
             settings=settings,
             access=access,
             runtime_dir=runtime_dir,
-            draining=runtime_dir / DRAINING,
-            sockets=[socket_path(runtime_dir, worker) for worker in range(len(server.devices) * workers)],
+            sockets=[runtime_dir.socket(worker) for worker in range(len(server.devices) * workers)],
             in_flight=in_flight,
             http_processes=http_processes,
         )
@@ -142,42 +132,9 @@ def _import_tracing() -> None:
         raise CatalogError(f"--otlp-endpoint needs the extra: pip install 'valence[tracing]' ({error})") from error
 
 
-def _stop_children() -> None:
-    """Ends what LitServe leaves running where it is interrupted or fails while it starts; after an orderly stop, nothing. Killed,
-    since a forked child has our handler, which lets SIGTERM pass."""
-    children = multiprocessing.active_children()
-    for child in children:
-        child.kill()
-    for child in children:
-        child.join(timeout=5)
-
-
 def _allow_files(count: int) -> None:
     """Lets this process and its children open so many files, as far as the machine allows; a shell's usual limit is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _stop_on_signals(server: Supervisor, *, draining: Path, drain_s: float) -> None:
-    """SIGTERM has `/ready` answer 503, gives load balancers `drain_s` to see it, and then does what Ctrl-C does. LitServe on its
-    own would exit at once and leave its children serving the port."""
-    main_pid = os.getpid()
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        # The HTTP processes inherit this handler; uvicorn puts its own in front, and raises the signal again when it is done.
-        if os.getpid() != main_pid:
-            return
-        if signum == signal.SIGTERM and not draining.exists():
-            log.info("SIGTERM: not ready any more; requests are taken for another %g s", drain_s)
-            draining.touch()
-            time.sleep(drain_s)  # a second signal ends it at once
-        server.is_stopping = True
-        log.info("stopping: requests in flight are answered first")
-        # LitServe's monitor thread would log a stack when it finds its manager gone
-        logging.getLogger("litserve.server").setLevel(logging.CRITICAL)
-        signal.default_int_handler(signum, frame)
-
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from models.inspect.attribution import Attribution, attribute, explainable
 from service.engine.cores import QUIET_S
-from service.engine.engine import Engine, load_model, own_weights
+from service.engine.engine import Engine
 from service.engine.faults import FAULTS_OF_TEXTS, cuda_answers
+from service.engine.weights import load_model, own_weights
 from service.frames import ATTRIBUTION_TYPE, Cancel, Explain, Explained, id_array
 from service.served.catalog import ServedModel
 from service.settings import Settings

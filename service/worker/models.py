@@ -26,7 +26,7 @@ from service.worker.explaining import make_explainable
 from service.worker.queue import TextQueue
 
 if TYPE_CHECKING:
-    from service.metrics import BatchMeter
+    from service.worker.meter import BatchMeter
 
 log = logging.getLogger("valence.worker")
 # Python lets a thread that holds its lock run for 5 ms before another gets it. A forward asks for it at each operator.

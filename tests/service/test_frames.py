@@ -13,10 +13,10 @@ from service.frames import (
     FrameReader,
     Hello,
     Job,
+    Keep,
     Load,
     Loaded,
     Message,
-    Serving,
     encode,
     id_array,
 )
@@ -26,7 +26,7 @@ ANSWER = Answer(id=7, texts=[1], logits=np.array([0.5, -1], "<f4").tobytes(), fa
 HELLO = Hello(pid=42, device="cpu/0", details={0: {"dtype": "float32"}, 2**40: {}})
 EXPLAIN = Explain(id=8, model=1, deadline=12.5, sent_at=2.25, token_ids=b"\5\0\0\0", baseline_ids=b"\4\0\0\0", target=2)
 EXPLAINED = Explained(id=8, target=2, score=1.5, baseline_score=-1, attributions=b"\0" * 8, steps=8, tolerance=0.5)
-SERVING, LOAD, LOADED = Serving([0, 2**40]), Load(3, b"{}"), Loaded(3, "no")
+SERVING, LOAD, LOADED = Keep([0, 2**40]), Load(3, b"{}"), Loaded(3, "no")
 MESSAGES: list[Message] = [
     JOB,
     msgspec.structs.replace(JOB, token_types=b"\0" * 12),

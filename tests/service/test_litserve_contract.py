@@ -12,6 +12,7 @@ import pytest
 from litserve.loops import LitLoop
 from litserve.loops.loops import inference_worker
 
+from service.runtime_dir import RuntimeDir
 from service.settings import Settings
 from service.supervisor.litserve_server import Supervisor
 from service.supervisor.server import build_server, device_names
@@ -20,7 +21,7 @@ from service.worker.process import WorkerLoop
 
 @pytest.fixture
 def server(settings_of: Callable[..., Settings], tmp_path: Path) -> ls.LitServer:
-    return build_server(settings_of(workers_per_device=2), runtime_dir=tmp_path)
+    return build_server(settings_of(workers_per_device=2), runtime_dir=RuntimeDir(tmp_path))
 
 
 def test_the_version_is_the_one_that_was_read() -> None:
@@ -51,7 +52,7 @@ def test_our_loop_is_a_litloop_that_overrides_what_it_must() -> None:
 
 def test_cuda_devices_are_lists(settings_of: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("litserve.connector.check_cuda_with_nvidia_smi", lambda: 2)
-    found = build_server(settings_of(device="cuda"), runtime_dir=tmp_path)
+    found = build_server(settings_of(device="cuda"), runtime_dir=RuntimeDir(tmp_path))
     assert found.devices == [["cuda:0"], ["cuda:1"]]
     assert device_names(found) == ["cuda:0", "cuda:1"]
     assert len(found.app.build_middleware_stack().links) == 2

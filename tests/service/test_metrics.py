@@ -12,7 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics
+from service.edge.telemetry import meter
 from service.engine.packs import TextIds
+from service.worker.meter import BatchMeter
 from service.worker.queue import QueuedText
 
 ROOT = Path(__file__).parent.parent.parent
@@ -54,7 +56,7 @@ def test_import_without_the_directory_is_refused() -> None:
 
 
 def test_what_is_tallied_is_written_soon_and_for_a_scrape_at_once() -> None:
-    tally, histogram = metrics.Tally(), metrics.RequestMeter("tallied").duration
+    tally, histogram = meter.Tally(), meter.RequestMeter("tallied").duration
 
     def seen() -> list[float]:
         shown = metrics.exposition().decode()
@@ -70,17 +72,17 @@ def test_what_is_tallied_is_written_soon_and_for_a_scrape_at_once() -> None:
         assert seen() == [2, 1, 0.25]
         tally.answered("/predict", "tallied", 200)
         tally.observed(histogram, 0.5)
-        await asyncio.sleep(10 * metrics.TALLY_S)
+        await asyncio.sleep(10 * meter.TALLY_S)
         assert seen() == [3, 2, 0.75]
 
     asyncio.run(serve())
 
 
 def test_a_batch_is_observed_text_by_text() -> None:
-    meter = metrics.BatchMeter({0: "one", 1: "two"}, device="cpu/0", max_batch_tokens=64)
+    observed = BatchMeter({0: "one", 1: "two"}, device="cpu/0", max_batch_tokens=64)
     batch = [QueuedText(1, 0, index, 99.0, 1.0, TextIds(np.zeros(length, np.int32))) for index, length in enumerate((3, 5, 7))]
-    meter.observe(1, batch, started_at=1.5, inference_s=0.25, failed=1, padding=4)
-    meter.write()
+    observed.observe(1, batch, started_at=1.5, inference_s=0.25, failed=1, padding=4)
+    observed.write()
     shown = metrics.exposition().decode()
     expected = {
         "valence_texts_total": 2,

@@ -2,13 +2,10 @@
 
 from importlib.resources import files
 
-import orjson
-
-from service.edge.call import JSON, Answer, Call, Handler
-from service.edge.routes.openapi import document
+from service.edge.http.call import JSON, Call, Response
+from service.edge.routes.route import Route, Services
 
 ASSETS = {"/docs/swagger-ui-bundle.js": b"text/javascript; charset=utf-8", "/docs/swagger-ui.css": b"text/css; charset=utf-8"}
-PAGES = frozenset({"/docs", "/openapi.json", *ASSETS})
 # Its paths are relative, so that it works behind a proxy that adds a prefix. Without validatorUrl Swagger UI would show the
 # document to a validator on the network.
 PAGE = b"""<!DOCTYPE html>
@@ -37,28 +34,30 @@ POLICY = (
 )
 
 
-class Documentation:
-    """Handlers; everything is read once, before the HTTP processes are forked."""
+async def page(edge: Services, call: Call) -> Response:
+    """The HTML around Swagger UI."""
+    return Response(200, PAGE, [(b"content-type", b"text/html; charset=utf-8"), POLICY])
 
-    def __init__(self) -> None:
-        self._document = orjson.dumps(document())
-        folder = files("fastapi_offline") / "static"
-        self._assets = {path: (folder / path.rpartition("/")[2]).read_bytes() for path in ASSETS}
-        self.routes: dict[str, tuple[str, Handler]] = {
-            "/docs": ("GET", self.page),
-            "/openapi.json": ("GET", self.openapi),
-            **dict.fromkeys(ASSETS, ("GET", self.asset)),
-        }
 
-    async def page(self, call: Call) -> Answer:
-        """The HTML around Swagger UI."""
-        return Answer(200, PAGE, [(b"content-type", b"text/html; charset=utf-8"), POLICY])
+async def openapi(edge: Services, call: Call) -> Response:
+    """The OpenAPI document."""
+    return Response(200, edge.document, [JSON])
 
-    async def openapi(self, call: Call) -> Answer:
-        """The OpenAPI document."""
-        return Answer(200, self._document, [JSON])
 
-    async def asset(self, call: Call) -> Answer:
-        """Swagger UI's script or style sheet."""
-        path = call.scope["path"]
-        return Answer(200, self._assets[path], [(b"content-type", ASSETS[path]), (b"cache-control", b"max-age=3600")])
+async def asset(edge: Services, call: Call) -> Response:
+    """Swagger UI's script or style sheet."""
+    path = call.scope["path"]
+    return Response(200, edge.assets[path], [(b"content-type", ASSETS[path]), (b"cache-control", b"max-age=3600")])
+
+
+def read_assets() -> dict[str, bytes]:
+    """The files by path; read once, before the HTTP processes are forked."""
+    folder = files("fastapi_offline") / "static"
+    return {path: (folder / path.rpartition("/")[2]).read_bytes() for path in ASSETS}
+
+
+ROUTES = (
+    Route(method="GET", path="/docs", handle=page),
+    Route(method="GET", path="/openapi.json", handle=openapi),
+    *(Route(method="GET", path=path, handle=asset) for path in ASSETS),
+)

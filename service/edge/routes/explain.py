@@ -4,9 +4,8 @@ The worker computes it between batches (`explaining.py`). What one request may c
 tokens, `--explain-steps` gradients, the request's deadline; and so is how many there are at a time.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from functools import partial
 from typing import NotRequired
 
@@ -16,17 +15,17 @@ from tokenizers import Encoding
 from typing_extensions import TypedDict
 
 from models.inspect.attribution import blanked
-from service.edge import errors
-from service.edge.call import JSON, Answer, Call, json_answer, read_body
-from service.edge.link import Link
-from service.edge.routes.fields import parsed
-from service.edge.routes.predict import STRICT, FullString
+from service.edge.http import errors
+from service.edge.http.call import JSON, Call, Response, json_response
+from service.edge.routes.fields import STRICT, FullString, parsed
+from service.edge.routes.openapi import SCORING, Operation, Schema
+from service.edge.routes.route import Route, Services
 from service.edge.routes.tokenize import ListedToken, tokens
-from service.edge.scoring import Scorer, Served, Ticket, headers
-from service.frames import ATTRIBUTION_TYPE, ID_TYPE, Explained
+from service.edge.scoring.models import EdgeModel
+from service.edge.scoring.scoring import how_it_went
+from service.frames import ATTRIBUTION_TYPE, ID_TYPE, Explain, Explained
 
 MAX_TOKENS = 512
-MAX_IN_FLIGHT = 8
 
 
 @with_config(STRICT)
@@ -61,73 +60,40 @@ class Explanation(TypedDict):
     tolerance: float
 
 
-BODY: TypeAdapter[ExplainBody] = TypeAdapter(ExplainBody)
-ANSWER: TypeAdapter[Explanation] = TypeAdapter(Explanation)
+EXPLAIN_BODY: TypeAdapter[ExplainBody] = TypeAdapter(ExplainBody)
 
 
-class Explanations:
-    """The route's handler over a scorer."""
+async def explain(edge: Services, call: Call) -> Response:
+    """Explains one score."""
+    with edge.explanations.held():
+        fields = parsed(EXPLAIN_BODY, call.body)
+        if not fields["inputs"]:
+            raise errors.empty()
+        model = edge.models.named(fields.get("model"))
+        with model.in_use():
+            content = await _explained(edge, call, fields, model)
+        return json_response(200, content, [JSON, *how_it_went(call)])
 
-    def __init__(self, scorer: Scorer, *, http_processes: int) -> None:
-        self.scorer = scorer
-        self.limit = math.ceil(MAX_IN_FLIGHT / http_processes)
-        self.in_flight = 0
 
-    async def explain(self, call: Call) -> Answer:
-        """Explains one score."""
-        scorer = self.scorer
-        if not scorer.settings.explain_steps:
-            raise errors.not_found("explanations are switched off in this service")
-        with scorer.admitted(), self._admitted():
-            timeout_s = scorer.timeout_s(call)
-            body = await read_body(call, scorer.settings.payload_limit, timeout_s)
-            fields = parsed(BODY, body, expected="the body must be a JSON object with the field inputs")
-            if not fields["inputs"]:
-                raise errors.empty()
-            place = scorer.place(fields.get("model"))
-            served = scorer.served[place]
-            served.in_flight += 1
-            try:
-                content = await self._explained(call, fields, served, place=place, timeout_s=timeout_s)
-            finally:
-                served.in_flight -= 1
-            return json_answer(200, content, [JSON, *headers(call)])
-
-    async def _explained(self, call: Call, fields: ExplainBody, served: Served, *, place: int, timeout_s: float) -> Explanation:
-        text, labels = fields["inputs"], served.model.labels
-        call.model, call.texts = served.model.name, 1
-        target = target_of(fields.get("label"), labels)
-        encoding = await self.scorer.tokenized(call, served, partial(self._encode, fields, served), texts=[(text, None)])
-        call.tokens = len(encoding)
-        if call.tokens > MAX_TOKENS:
-            raise errors.validation(f"inputs: {call.tokens} tokens exceed the {MAX_TOKENS} that are explained; shorten the text")
-        ids = encoding.ids
-        baseline = blanked(ids, encoding.special_tokens_mask, blank=served.blank_id)
-
-        def ask(link: Link, deadline: float) -> Ticket[Explained]:
-            return link.explain(packed(ids), packed(baseline), model=place, target=target, deadline=deadline)
-
-        found = await self.scorer.answered(call, ask, place=place, timeout_s=timeout_s)
-        if not found.possible:
-            raise errors.validation(f"model: scores of {call.model} can't be explained: its architecture gives no gradient")
-        if found.failed:
-            raise errors.backend(0)
-        return explanation(found, tokens(text, encoding), labels)
-
-    def _encode(self, fields: ExplainBody, served: Served) -> Encoding:
-        asked = fields.get("truncate")
-        return served.encoder.encoding(fields["inputs"], truncate=self.scorer.settings.auto_truncate if asked is None else asked)
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """Holds one of this process's explanations in flight; 429 where there is none to be had."""
-        if self.in_flight >= self.limit:
-            raise errors.too_many_explanations(MAX_IN_FLIGHT)
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+async def _explained(edge: Services, call: Call, fields: ExplainBody, model: EdgeModel) -> Explanation:
+    text, labels = fields["inputs"], model.served.labels
+    call.model, call.texts = model.served.name, 1
+    target = target_of(fields.get("label"), labels)
+    asked = fields.get("truncate")
+    encode = partial(model.encoder.encoding, text, truncate=edge.settings.auto_truncate if asked is None else asked)
+    encoding: Encoding = await edge.scorer.tokenized(call, model, encode, texts=[(text, None)])
+    call.tokens = len(encoding)
+    if call.tokens > MAX_TOKENS:
+        raise errors.validation(f"inputs: {call.tokens} tokens exceed the {MAX_TOKENS} that are explained; shorten the text")
+    baseline = blanked(encoding.ids, encoding.special_tokens_mask, blank=model.blank_id)
+    deadline = call.arrived_at + call.timeout_s
+    job = Explain(0, model.place, deadline, time.monotonic(), packed(encoding.ids), packed(baseline), target)
+    found = await edge.scorer.dispatcher.answered(call, job, timeout_s=call.timeout_s)
+    if not found.possible:
+        raise errors.validation(f"model: scores of {call.model} can't be explained: its architecture gives no gradient")
+    if found.failed:
+        raise errors.backend(0)
+    return explanation(found, tokens(text, encoding), labels)
 
 
 def target_of(label: str | None, labels: Sequence[str]) -> int | None:
@@ -154,3 +120,23 @@ def explanation(found: Explained, listed: Sequence[ListedToken], labels: Sequenc
         "completeness_error": found.completeness_error,
         "tolerance": found.tolerance,
     }
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/explain",
+        handle=explain,
+        takes_texts=True,
+        operation=Operation(
+            name="explain",
+            summary="Explain one score by the tokens of its text.",
+            description="What each token gave to a label's raw score. Where the operator has not opened it, 404.",
+            answer=Schema("Explanation", TypeAdapter(Explanation)),
+            body=Schema("ExplainBody", EXPLAIN_BODY),
+            example={"inputs": "not good at all"},
+            failures=SCORING,
+            scores=True,
+        ),
+    ),
+)

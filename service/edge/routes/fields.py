@@ -1,15 +1,34 @@
-"""What a client is told of a body that is not what the contract asks: one sentence that names the field."""
+"""What the bodies of several routes have in common, and what a client is told of a body that is not what the contract asks."""
 
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic.config import JsonDict
 
-from service.edge import errors
+from service.edge.http import errors
 
 Valid = TypeVar("Valid")
 
 
-def parsed(adapter: TypeAdapter[Valid], body: bytes, *, expected: str) -> Valid:
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+STRICT = ConfigDict(strict=True, extra="ignore")
+# To JSON 1.0 is an integer, and some clients write it so.
+WHOLE = BeforeValidator(_whole)
+# For the schema: a text is not empty, which the types can't say.
+FULL_STRING: JsonDict = {"type": "string", "minLength": 1}
+FullString = Annotated[str, WithJsonSchema(FULL_STRING)]
+EXPECTED = "the body must be a JSON object with the field inputs"
+Direction = Annotated[Literal["right", "left"], BeforeValidator(_lower)]
+
+
+def parsed(adapter: TypeAdapter[Valid], body: bytes, *, expected: str = EXPECTED) -> Valid:
     """The JSON in `body`, validated. `expected` says what the whole of it must be. ServiceError 400 or 422."""
     try:
         return adapter.validate_json(body)

@@ -1,18 +1,21 @@
 """Routes of the Open Inference Protocol v2, which Triton, KServe and MLServer speak: what is served, is it ready, infer."""
 
-import re
+from collections.abc import Sequence
+from dataclasses import replace
 
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from service import __version__
-from service.edge import errors
-from service.edge.call import Answer, Call, Handler, json_answer, read_body
-from service.edge.labelling import BY_PROBLEM_TYPE, FUNCTIONS
-from service.edge.routes.tensors import HEADER_LENGTH, VERSION, infer_answer, parse_infer
-from service.edge.scoring import Job, Scorer
+from service.edge.http import errors
+from service.edge.http.call import Call, Response, json_response
+from service.edge.routes.monitor import check_ready
+from service.edge.routes.openapi import SCORING, Operation, Schema
+from service.edge.routes.route import Handler, Route, Services
+from service.edge.routes.tensors import HEADER_LENGTH, INFER_ANSWER, INFER_BODY, VERSION, infer_answer, parse_infer
+from service.edge.scoring.labelling import BY_PROBLEM_TYPE, FUNCTIONS
+from service.edge.scoring.models import EdgeModel
 from service.served.catalog import ServedModel
-
-MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
 
 
 class ServerMetadata(TypedDict):
@@ -66,77 +69,48 @@ class ModelMetadata(TypedDict):
     parameters: ModelParameters
 
 
-def route_name(path: str) -> str | None:
-    """The route that a path of this protocol belongs to, for dispatch and as the metrics' label."""
-    match = MODEL_PATH.fullmatch(path)
-    return None if match is None else f"/v2/models/{{name}}{match[3] or ''}"
+async def server(edge: Services, call: Call) -> Response:
+    """Which server this is."""
+    return json_response(200, ServerMetadata(name="valence", version=__version__, extensions=["binary_tensor_data"]))
 
 
-class InferenceProtocol:
-    """Handlers over a scorer. `ready` answers where every worker is ready and raises 503 otherwise."""
+async def live(edge: Services, call: Call) -> Response:
+    """Liveness."""
+    return json_response(200, Live(live=True))
 
-    def __init__(self, scorer: Scorer, *, ready: Handler) -> None:
-        self.scorer = scorer
-        self._ready = ready
-        self.routes: dict[str, tuple[str, Handler]] = {
-            "/v2": ("GET", self.server),
-            "/v2/health/live": ("GET", self.live),
-            "/v2/health/ready": ("GET", self.ready),
-            "/v2/models/{name}": ("GET", self.model),
-            "/v2/models/{name}/ready": ("GET", self.model_ready),
-            "/v2/models/{name}/infer": ("POST", self.infer),
-        }
 
-    async def server(self, call: Call) -> Answer:
-        """Which server this is."""
-        return json_answer(200, ServerMetadata(name="valence", version=__version__, extensions=["binary_tensor_data"]))
+async def ready(edge: Services, call: Call) -> Response:
+    """Readiness of every model."""
+    check_ready(edge)
+    return json_response(200, Ready(ready=True))
 
-    async def live(self, call: Call) -> Answer:
-        """Liveness."""
-        return json_answer(200, Live(live=True))
 
-    async def ready(self, call: Call) -> Answer:
-        """Readiness of every model."""
-        await self._ready(call)
-        return json_answer(200, Ready(ready=True))
+async def model(edge: Services, call: Call) -> Response:
+    """Tensors and labels of one model."""
+    return json_response(200, metadata(_model(edge, call).served))
 
-    async def model(self, call: Call) -> Answer:
-        """Tensors and labels of one model."""
-        return json_answer(200, metadata(self.scorer.catalog[self._place(call)]))
 
-    async def model_ready(self, call: Call) -> Answer:
-        """Every worker holds every model, so one is ready when all are."""
-        name = self.scorer.catalog[self._place(call)].name
-        await self._ready(call)
-        return json_answer(200, ModelReady(name=name, ready=True))
+async def model_ready(edge: Services, call: Call) -> Response:
+    """Every worker holds every model, so one is ready when all are."""
+    name = _model(edge, call).served.name
+    check_ready(edge)
+    return json_response(200, ModelReady(name=name, ready=True))
 
-    async def infer(self, call: Call) -> Answer:
-        """Scores the texts of one tensor."""
-        scorer = self.scorer
-        with scorer.admitted():
-            timeout_s = scorer.timeout_s(call)
-            place = self._place(call)
-            body = await read_body(call, scorer.settings.payload_limit, timeout_s)
-            request = parse_infer(body, call.headers.get(HEADER_LENGTH))
-            job = Job(
-                place=place,
-                texts=request.texts,
-                timeout_s=min(timeout_s, request.timeout_s or timeout_s),
-                truncate=request.truncate,
-                truncate_left=request.truncate_left,
-            )
-            scored = await scorer.score(call, job)
-            score = FUNCTIONS[request.function or BY_PROBLEM_TYPE[scored.model.problem_type]]
-            rows = [score(row) for row in scored.reply.rows]
-            answer = infer_answer(request, rows, model=scored.model.name, labels=scored.model.labels)
-            return Answer(answer.status, answer.body, [*answer.headers, *scorer.finished(call, scored)])
 
-    def _place(self, call: Call) -> int:
-        match = MODEL_PATH.fullmatch(call.scope["path"])
-        assert match is not None, "route_name chose this handler"
-        if match[2] not in (None, VERSION):
-            raise errors.not_found(f"no such version; every model is served as version {VERSION}")
-        return self.scorer.place(match[1])
+async def infer(edge: Services, call: Call) -> Response:
+    """Scores the texts of one tensor."""
+    model = _model(edge, call)
+    request = parse_infer(call.body, call.headers.get(HEADER_LENGTH))
+    logits = await edge.scorer.logits(call, model, request.asked)
+    score = FUNCTIONS[request.function or BY_PROBLEM_TYPE[model.served.problem_type]]
+    answer = infer_answer(request, [score(row) for row in logits], model=model.served.name, labels=model.served.labels)
+    return Response(answer.status, answer.body, [*answer.headers, *edge.scorer.finished(call, model)])
+
+
+def _model(edge: Services, call: Call) -> EdgeModel:
+    if call.parameters.get("version", VERSION) != VERSION:
+        raise errors.not_found(f"no such version; every model is served as version {VERSION}")
+    return edge.models.named(call.parameters["name"])
 
 
 def metadata(model: ServedModel) -> ModelMetadata:
@@ -152,3 +126,53 @@ def metadata(model: ServedModel) -> ModelMetadata:
         ],
         "parameters": {"labels": list(model.labels)},
     }
+
+
+def _schema(kind: type) -> Schema:
+    return Schema(kind.__name__, TypeAdapter(kind))
+
+
+def _get(path: str, handle: Handler, name: str, summary: str, answer: type, failures: Sequence[int] = (401,)) -> Route:
+    operation = Operation(name=name, summary=summary, answer=_schema(answer), failures=failures)
+    return Route(method="GET", path=path, handle=handle, operation=operation)
+
+
+def _of_a_model(tail: str, handle: Handler, operation: Operation, *, method: str = "GET") -> list[Route]:
+    """A route of a model, with and without a version; both have one label."""
+    base = "/v2/models/{name}"
+    return [
+        Route(
+            method=method,
+            path=base + version + tail,
+            handle=handle,
+            operation=replace(operation, name=operation.name + suffix),
+            label=base + tail,
+            takes_texts=method == "POST",
+        )
+        for version, suffix in (("", ""), ("/versions/{version}", "_version"))
+    ]
+
+
+_INFER = Operation(
+    name="v2_infer",
+    summary="Score the texts of one tensor.",
+    description="Tensors as JSON, or as bytes behind the JSON: see Triton's binary tensor data extension.",
+    answer=Schema("InferAnswer", INFER_ANSWER),
+    body=Schema("InferBody", INFER_BODY),
+    example={"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["LOVED IT", "not good at all"]}]},
+    failures=SCORING,
+    scores=True,
+    binary=True,
+)
+_MODEL = Operation(name="v2_model", summary="Tensors and labels.", answer=_schema(ModelMetadata), failures=(401, 404))
+_MODEL_READY = Operation(
+    name="v2_model_ready", summary="Readiness of a model.", answer=_schema(ModelReady), failures=(401, 404, 503)
+)
+ROUTES = (
+    _get("/v2", server, "v2_server", "Which server this is.", ServerMetadata),
+    _get("/v2/health/live", live, "v2_live", "Liveness.", Live, ()),
+    _get("/v2/health/ready", ready, "v2_ready", "Readiness.", Ready, (503,)),
+    *_of_a_model("", model, _MODEL),
+    *_of_a_model("/ready", model_ready, _MODEL_READY),
+    *_of_a_model("/infer", infer, _INFER, method="POST"),
+)

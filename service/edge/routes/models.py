@@ -1,20 +1,23 @@
 """`/models`: what is served, for every client; and changes of it, for who has the admin key."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NotRequired
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError, with_config
+from pydantic import StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from service.edge import errors
-from service.edge.call import Answer, Call, json_answer, read_body
-from service.edge.changes import Changes
-from service.edge.errors import ServiceError
-from service.edge.routes.predict import STRICT
-from service.edge.routes.roots import find_checkpoint
+from service.edge.http import errors
+from service.edge.http.call import Call, Response, json_response
+from service.edge.http.errors import ServiceError
+from service.edge.routes.fields import STRICT, parsed
+from service.edge.routes.openapi import Operation, Schema
+from service.edge.routes.route import Route, Services
 from service.settings import Settings
 
+OUTSIDE = "path: must name a checkpoint folder in one of the service's model roots"
+EXPECTED = "the body must be a JSON object with the fields name and path"
 CLOSED = "the models of this service can't be changed while it runs: it was started without --model-roots"
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
@@ -46,73 +49,124 @@ class ModelRemoved(TypedDict):
     state: str
 
 
-BODY: TypeAdapter[ModelBody] = TypeAdapter(ModelBody)
-STATES: TypeAdapter[list[ModelState]] = TypeAdapter(list[ModelState])
+MODEL_BODY: TypeAdapter[ModelBody] = TypeAdapter(ModelBody)
 
 
-class Admin:
-    """The routes."""
-
-    def __init__(self, settings: Settings, changes: Changes) -> None:
-        self.settings = settings
-        self.changes = changes
-
-    async def models(self, call: Call) -> Answer:
-        """What is served."""
-        return json_answer(200, [self._described(name) for name in self._names()])
-
-    async def put(self, call: Call) -> Answer:
-        """Adds a model, or replaces the one of its name."""
-        self._check_open()
-        asked = parse_model(await read_body(call, self.settings.payload_limit, self.settings.request_timeout_s))
-        path = find_checkpoint(asked["path"], self.settings.model_roots)
-        known = asked["name"] in self._names()
-        try:
-            await self.changes.put(asked["name"], path, version=asked.get("version"))
-        except ServiceError as error:
-            raise replace(error, message=self._readable(error.message, path)) from error
-        return json_answer(200 if known else 201, self._described(asked["name"]))
-
-    async def remove(self, call: Call) -> Answer:
-        """Serves a model no more."""
-        self._check_open()
-        name = call.scope["path"].removeprefix("/models/")
-        await self.changes.remove(name)
-        return json_answer(200, {"name": name, "state": "removed"})
-
-    def _names(self) -> list[str]:
-        return [model.name for model in self.changes.roster.models.values()]
-
-    def _described(self, name: str) -> ModelState:
-        place = self.changes.roster.place(name)
-        assert place is not None
-        model = self.changes.roster.models[place]
-        workers = [link.has(place) for link in self.changes.links]
-        return {
-            "name": name,
-            "version": model.version,
-            "weights": model.weights,
-            "architecture": model.architecture,
-            "since": model.since,
-            "state": "ready" if all(workers) else f"on {sum(workers)} of {len(workers)} workers",
-        }
-
-    def _readable(self, message: str, path: Path) -> str:
-        """Folders by their names: whoever asked knows where the checkpoint lies, and need not learn where other things do."""
-        return message.replace(f"{path.parent}/", "").replace(f"{self.settings.tokenizers_dir.parent}/", "")
-
-    def _check_open(self) -> None:
-        if not self.settings.model_roots:
-            raise errors.forbidden(CLOSED)
+async def models(edge: Services, call: Call) -> Response:
+    """What is served."""
+    return json_response(200, [_described(edge, name) for name in _names(edge)])
 
 
-def parse_model(body: bytes) -> ModelBody:
-    """ServiceError 400 if it is not JSON, 422 where a field is wrong."""
+async def put(edge: Services, call: Call) -> Response:
+    """Adds a model, or replaces the one of its name."""
+    _check_open(edge.settings)
+    call.timeout_s = edge.settings.request_timeout_s
+    asked = parsed(MODEL_BODY, await edge.admission.bodies.read(call), expected=EXPECTED)
+    path = find_checkpoint(asked["path"], edge.settings.model_roots)
+    known = asked["name"] in _names(edge)
     try:
-        return BODY.validate_json(body)
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        if fault["type"] == "json_invalid":
-            raise errors.ServiceError(400, "validation", "the body is not valid JSON") from None
-        place = ".".join(str(part) for part in fault["loc"]) or "the body"
-        raise errors.validation(f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from None
+        await edge.changes.put(asked["name"], path, version=asked.get("version"))
+    except ServiceError as error:
+        raise replace(error, message=_readable(error.message, path, edge.settings)) from error
+    return json_response(200 if known else 201, _described(edge, asked["name"]))
+
+
+async def remove(edge: Services, call: Call) -> Response:
+    """Serves a model no more."""
+    _check_open(edge.settings)
+    name = call.parameters["name"]
+    await edge.changes.remove(name)
+    return json_response(200, {"name": name, "state": "removed"})
+
+
+def find_checkpoint(path: str, roots: Sequence[str]) -> Path:
+    """The folder that `path` names, absolute or from one of `roots`. ServiceError 422 unless it lies in one of them, with its
+    files, once symbolic links are followed."""
+    allowed = [Path(root).expanduser().resolve() for root in roots]
+    try:
+        folders = [(root / path).resolve() for root in allowed]
+        folder = next((folder for folder in folders if lies_in(folder, allowed) and (folder / "config.json").is_file()), None)
+        if folder is None:
+            raise errors.validation(OUTSIDE)
+        strays = [file.name for file in folder.iterdir() if not lies_in(file.resolve(), allowed)]
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
+        raise errors.validation(OUTSIDE) from None
+    if strays:
+        raise errors.validation(f"path: {strays[0]} is a link that leads out of the service's model roots")
+    return folder
+
+
+def lies_in(path: Path, roots: Sequence[Path]) -> bool:
+    """For a path without links."""
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _names(edge: Services) -> list[str]:
+    return [model.name for model in edge.changes.roster.models.values()]
+
+
+def _described(edge: Services, name: str) -> ModelState:
+    place = edge.changes.roster.place(name)
+    assert place is not None
+    model = edge.changes.roster.models[place]
+    workers = [place in link.places for link in edge.links]
+    return {
+        "name": name,
+        "version": model.version,
+        "weights": model.weights,
+        "architecture": model.architecture,
+        "since": model.since,
+        "state": "ready" if all(workers) else f"on {sum(workers)} of {len(workers)} workers",
+    }
+
+
+def _readable(message: str, path: Path, settings: Settings) -> str:
+    """Folders by their names: whoever asked knows where the checkpoint lies, and need not learn where other things do."""
+    return message.replace(f"{path.parent}/", "").replace(f"{settings.tokenizers_dir.parent}/", "")
+
+
+def _check_open(settings: Settings) -> None:
+    if not settings.model_roots:
+        raise errors.forbidden(CLOSED)
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/models",
+        handle=models,
+        operation=Operation(
+            name="models",
+            summary="Served models and their versions.",
+            answer=Schema("ModelStates", TypeAdapter(list[ModelState])),
+            failures=(401,),
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/models",
+        handle=put,
+        admin=True,
+        operation=Operation(
+            name="put_model",
+            summary="Serve a checkpoint, in the place of the model of its name.",
+            answer=Schema("ModelState", TypeAdapter(ModelState)),
+            body=Schema("ModelBody", MODEL_BODY),
+            example={"name": "mine", "path": "/checkpoints/mine", "version": "2"},
+            failures=(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
+            created="A new name.",
+        ),
+    ),
+    Route(
+        method="DELETE",
+        path="/models/{name}",
+        handle=remove,
+        admin=True,
+        operation=Operation(
+            name="remove_model",
+            summary="Serve a model no more.",
+            answer=Schema("ModelRemoved", TypeAdapter(ModelRemoved)),
+            failures=(401, 403, 404, 409, 429, 504),
+        ),
+    ),
+)

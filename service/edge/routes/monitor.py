@@ -1,13 +1,59 @@
-"""`GET /info`: what is served, on what, with which limits; beside it the fields that text-embeddings-inference's callers read."""
+"""What operators and monitors ask for: is it alive, is it ready, what does it serve, its metrics."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from service import __version__
+from service import __version__, metrics
+from service.edge.http import errors
+from service.edge.http.call import Call, Response, json_response
+from service.edge.routes.openapi import Operation, Schema
+from service.edge.routes.route import Route, Services
 from service.frames import Hello
 from service.served.catalog import ServedModel
 from service.settings import Settings
+
+
+class Status(TypedDict):
+    """One word."""
+
+    status: str
+
+
+async def health(edge: Services, call: Call) -> Response:
+    """Liveness: this process answers."""
+    return json_response(200, Status(status="alive"))
+
+
+async def ready(edge: Services, call: Call) -> Response:
+    """Readiness: see `check_ready`."""
+    check_ready(edge)
+    return json_response(200, Status(status="ready"))
+
+
+async def info(edge: Services, call: Call) -> Response:
+    """What is served, on what, with which limits. Beside it the fields that text-embeddings-inference's callers read."""
+    hellos = [link.hello for link in edge.links if link.hello is not None]
+    return json_response(200, information(edge.settings, edge.models.catalog, hellos, http_processes=edge.http_processes))
+
+
+async def exposition(edge: Services, call: Call) -> Response:
+    """Prometheus text format, over all processes."""
+    metrics.IN_FLIGHT.set(edge.admission.in_flight.total)
+    edge.tally.write()
+    body = await asyncio.to_thread(metrics.exposition)
+    return Response(200, body, [(b"content-type", b"text/plain; version=1.0.0; charset=utf-8")])
+
+
+def check_ready(edge: Services) -> None:
+    """ServiceError 503 unless every worker has let every model answer a real forward, and the service is not about to stop."""
+    if edge.runtime_dir.draining.exists():
+        raise errors.unhealthy("the service is about to stop")
+    missing = sum(not link.ready for link in edge.links)
+    if missing:
+        raise errors.unhealthy(f"{missing} of {len(edge.links)} workers are not ready")
 
 
 class ModelInformation(TypedDict):
@@ -124,3 +170,29 @@ def _labels(model: ServedModel) -> dict[str, str]:
 
 def _indices(model: ServedModel) -> dict[str, int]:
     return {label: index for index, label in enumerate(model.labels)}
+
+
+STATUS = Schema("Status", TypeAdapter(Status))
+INFORMATION = Schema("Information", TypeAdapter(Information))
+READY = "Readiness of every model on every worker."
+ROUTES = (
+    Route(method="GET", path="/health", handle=health, operation=Operation(name="health", summary="Liveness.", answer=STATUS)),
+    Route(
+        method="GET",
+        path="/ready",
+        handle=ready,
+        operation=Operation(name="ready", summary=READY, answer=STATUS, failures=(503,)),
+    ),
+    Route(
+        method="GET",
+        path="/info",
+        handle=info,
+        operation=Operation(name="info", summary="Served models and limits.", answer=INFORMATION, failures=(401,)),
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handle=exposition,
+        operation=Operation(name="metrics", summary="Prometheus metrics.", answer=None, media="text/plain"),
+    ),
+)

@@ -1,5 +1,8 @@
-"""The OpenAPI document, generated from the types that validate and answer."""
+"""The OpenAPI document, generated from the table of routes and from the types that validate and answer."""
 
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -7,21 +10,6 @@ from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import TypedDict
 
 from service import __version__
-from service.edge.routes import explain as explanations
-from service.edge.routes import models as admin
-from service.edge.routes import predict as wire
-from service.edge.routes import tensors
-from service.edge.routes import tokenize as token_lists
-from service.edge.routes.infer import Live, ModelMetadata, ModelReady, Ready, ServerMetadata
-from service.edge.routes.models import ModelRemoved, ModelState
-from service.edge.routes.monitor import Information
-from service.edge.routes.operations import SECURITY_SCHEMES, operation, path_parameter
-
-
-class Status(TypedDict):
-    """One word."""
-
-    status: str
 
 
 class Error(TypedDict):
@@ -31,158 +19,141 @@ class Error(TypedDict):
     error_type: str
 
 
-TAKEN: dict[str, TypeAdapter[Any]] = {
-    "PredictBody": wire.BODY,
-    "TokenizeBody": token_lists.BODY,
-    "ExplainBody": explanations.BODY,
-    "InferBody": tensors.BODY,
-    "ModelBody": admin.BODY,
+@dataclass(frozen=True)
+class Schema:
+    """A type by the name that it has in the document."""
+
+    name: str
+    adapter: TypeAdapter[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What the document says of a route. `failures`: the statuses other than 200; an operation that never answers 401 takes no
+    key. `answer` None: text of the type `media`. `scores`: the answer tells of its way through the model. `created`: what an
+    answer 201 means. `binary`: the answer may come as bytes."""
+
+    name: str
+    summary: str
+    answer: Schema | None
+    description: str | None = None
+    body: Schema | None = None
+    example: Any = None
+    failures: Sequence[int] = ()
+    media: str = "application/json"
+    scores: bool = False
+    created: str | None = None
+    binary: bool = False
+
+
+ERRORS = {
+    400: "The body is not JSON, or holds nothing to score.",
+    401: "An API key is needed.",
+    403: "This changes the service, which takes an admin key, or is closed.",
+    404: "No such model or route.",
+    409: "Another change is under way, or it is the default model.",
+    413: "The body is larger than the limit.",
+    415: "The content-encoding is none of gzip, deflate and identity.",
+    422: "A field has the wrong type, or a text or batch is too long.",
+    424: "The model failed on a text of this request.",
+    429: "Too many requests in flight; see Retry-After.",
+    503: "No worker is ready, or the one that held the request died; see Retry-After.",
+    504: "The deadline passed.",
 }
-GIVEN: dict[str, TypeAdapter[Any]] = {
-    "Scores": wire.ANSWER,
-    "TokenLists": token_lists.ANSWER,
-    "Explanation": explanations.ANSWER,
-    "InferAnswer": tensors.ANSWER,
-    "ModelStates": admin.STATES,
-    **{
-        type.__name__: TypeAdapter(type)
-        for type in (Information, ServerMetadata, Live, Ready, ModelMetadata, ModelReady, ModelState, ModelRemoved, Status, Error)
-    },
-}
+RETRIED = (429, 503)
+# What a route may answer that scores texts.
 SCORING = (400, 401, 404, 413, 415, 422, 424, 429, 503, 504)
-TOKENIZING = (400, 401, 404, 413, 415, 422, 429, 504)
-PREDICT_EXAMPLE = {"inputs": "A wonderful surprise, funny and moving."}
-INFER_EXAMPLE = {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["LOVED IT", "not good at all"]}]}
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+NUMBER, INTEGER, STRING = {"type": "number"}, {"type": "integer"}, {"type": "string"}
+SCORE_HEADERS = {
+    "x-model": {"description": "The model that answered.", "schema": STRING},
+    "x-tokens": {"description": "Tokens computed.", "schema": INTEGER},
+    "x-queue-time-ms": {"description": "The longest wait of a text for its batch.", "schema": NUMBER},
+    "x-inference-time-ms": {"description": "Time in the model.", "schema": NUMBER},
+    "x-total-time-ms": {"description": "From the request's head to its answer.", "schema": NUMBER},
+}
+TIMEOUT = {
+    "name": "x-request-timeout-s",
+    "in": "header",
+    "description": "A deadline in seconds, if it is shorter than the service's.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 
 
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+def document(operations: Sequence[tuple[str, str, Operation]]) -> dict[str, Any]:
+    """OpenAPI 3.1 of (method, path, operation)."""
+    paths: dict[str, Any] = {}
+    for method, path, operation in operations:
+        found = paths.setdefault(path, {})
+        found[method.lower()] = described(operation)
+        if "{" in path:
+            found["parameters"] = [path_parameter(name) for name in re.findall(r"{(\w+)}", path)]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Valence", "version": __version__, "description": "Serves custom text classifiers."},
-        "paths": {**scoring_paths(), **operating_paths(), **changing_paths(), **protocol_paths()},
-        "components": {"schemas": schemas(), "securitySchemes": SECURITY_SCHEMES},
+        "paths": paths,
+        "components": {
+            "schemas": schemas([operation for _, _, operation in operations]),
+            "securitySchemes": SECURITY_SCHEMES,
+        },
     }
 
 
-def schemas() -> dict[str, Any]:
+def schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     """The types' JSON schemas side by side. One that pydantic writes in place, since it has no name of its own, gets ours."""
-    taken: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(name, "validation", TAKEN[name]) for name in TAKEN]
-    given: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [(name, "serialization", GIVEN[name]) for name in GIVEN]
-    roots, definitions = TypeAdapter.json_schemas(taken + given, ref_template="#/components/schemas/{model}")
+    taken = {operation.body for operation in operations if operation.body is not None}
+    given = {operation.answer for operation in operations if operation.answer is not None} | {ERROR}
+    wanted: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [*_wanted(taken, "validation"), *_wanted(given, "serialization")]
+    roots, definitions = TypeAdapter.json_schemas(wanted, ref_template="#/components/schemas/{model}")
     found: dict[str, Any] = definitions["$defs"]
     return found | {name: schema for (name, _), schema in roots.items() if name not in found}
 
 
-def scoring_paths() -> dict[str, Any]:
-    """Texts in, scores or tokens out."""
-    return {
-        "/predict": {"post": _predict("predict")},
-        "/": {"post": _predict("predict_at_the_root")},
-        "/models/{name}/predict": {"post": _predict("predict_by_name"), "parameters": [path_parameter("name")]},
-        "/tokenize": {
-            "post": operation(
-                "tokenize",
-                summary="List the tokens of texts.",
-                description="A list of tokens for each text; nothing is cut.",
-                answer="TokenLists",
-                body="TokenizeBody",
-                example={"inputs": ["not good at all"], "add_special_tokens": False},
-                failures=TOKENIZING,
-            )
-        },
-        "/explain": {
-            "post": operation(
-                "explain",
-                summary="Explain one score by the tokens of its text.",
-                description="What each token gave to a label's raw score. Where the operator has not opened it, 404.",
-                answer="Explanation",
-                body="ExplainBody",
-                example={"inputs": "not good at all"},
-                failures=SCORING,
-                scores=True,
-            )
-        },
+def _wanted(found: set[Schema], mode: JsonSchemaMode) -> Iterator[tuple[str, JsonSchemaMode, TypeAdapter[Any]]]:
+    for schema in sorted(found, key=lambda schema: schema.name):
+        yield schema.name, mode, schema.adapter
+
+
+def described(operation: Operation) -> dict[str, Any]:
+    """An operation as the document has it."""
+    found: dict[str, Any] = {"operationId": operation.name, "summary": operation.summary}
+    if operation.body is not None:
+        content = {operation.media: {"schema": reference(operation.body.name), "example": operation.example}}
+        found["parameters"] = [TIMEOUT]
+        found["requestBody"] = {"required": True, "content": content}
+    if 401 in operation.failures:
+        found["security"] = [{}, {"bearer": []}, {"key": []}]
+    answered: dict[str, Any] = {
+        "description": operation.description or operation.summary,
+        "headers": SCORE_HEADERS if operation.scores else {},
+        "content": {operation.media: {"schema": STRING if operation.answer is None else reference(operation.answer.name)}},
     }
+    if operation.binary:
+        answered["content"]["application/octet-stream"] = {}
+    found["responses"] = {"200": answered, **{str(status): failure(status) for status in operation.failures}}
+    if operation.created is not None:
+        found["responses"]["201"] = answered | {"description": operation.created}
+    return found
 
 
-def operating_paths() -> dict[str, Any]:
-    """What operators and monitors ask for."""
-    ready = "Readiness of every model on every worker."
-    return {
-        "/health": {"get": operation("health", summary="Liveness.", answer="Status")},
-        "/ready": {"get": operation("ready", summary=ready, answer="Status", failures=(503,))},
-        "/info": {"get": operation("info", summary="Served models and limits.", answer="Information", failures=(401,))},
-        "/metrics": {"get": operation("metrics", summary="Prometheus metrics.", answer=None, media="text/plain")},
-    }
+def failure(status: int) -> dict[str, Any]:
+    """The response that says what went wrong."""
+    retry = {"retry-after": {"description": "Seconds.", "schema": INTEGER}} if status in RETRIED else {}
+    content = {"application/json": {"schema": reference("Error")}}
+    return {"description": ERRORS[status], "headers": retry, "content": content}
 
 
-def changing_paths() -> dict[str, Any]:
-    """What is served, and its changes."""
-    put = operation(
-        "put_model",
-        summary="Serve a checkpoint, in the place of the model of its name.",
-        answer="ModelState",
-        body="ModelBody",
-        example={"name": "mine", "path": "/checkpoints/mine", "version": "2"},
-        failures=(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
-    )
-    put["responses"]["201"] = put["responses"]["200"] | {"description": "A new name."}
-    remove = operation(
-        "remove_model", summary="Serve a model no more.", answer="ModelRemoved", failures=(401, 403, 404, 409, 429, 504)
-    )
-    listing = operation("models", summary="Served models and their versions.", answer="ModelStates", failures=(401,))
-    return {
-        "/models": {"get": listing, "post": put},
-        "/models/{name}": {"delete": remove, "parameters": [path_parameter("name")]},
-    }
+def path_parameter(name: str) -> dict[str, Any]:
+    """A segment of the path."""
+    return {"name": name, "in": "path", "required": True, "schema": STRING}
 
 
-def protocol_paths() -> dict[str, Any]:
-    """The Open Inference Protocol v2, each route of a model with and without a version."""
-    server = operation("v2_server", summary="Which server this is.", answer="ServerMetadata", failures=(401,))
-    return {
-        "/v2": {"get": server},
-        "/v2/health/live": {"get": operation("v2_live", summary="Liveness.", answer="Live")},
-        "/v2/health/ready": {"get": operation("v2_ready", summary="Readiness.", answer="Ready", failures=(503,))},
-        **_model_paths("/v2/models/{name}", "", [path_parameter("name")]),
-        **_model_paths("/v2/models/{name}/versions/{version}", "_version", [path_parameter("name"), path_parameter("version")]),
-    }
+def reference(name: str) -> dict[str, str]:
+    """To a schema of the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _model_paths(base: str, tail: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    model = operation("v2_model" + tail, summary="Tensors and labels.", answer="ModelMetadata", failures=(401, 404))
-    ready = operation("v2_model_ready" + tail, summary="Readiness of a model.", answer="ModelReady", failures=(401, 404, 503))
-    return {
-        base: {"get": model, "parameters": parameters},
-        base + "/ready": {"get": ready, "parameters": parameters},
-        base + "/infer": {"post": _infer("v2_infer" + tail), "parameters": parameters},
-    }
-
-
-def _predict(name: str) -> dict[str, Any]:
-    return operation(
-        name,
-        summary="Score one text or a batch.",
-        description="Labels with scores, best first; a list of them for a batch, or for one text with `parameters`.",
-        answer="Scores",
-        body="PredictBody",
-        example=PREDICT_EXAMPLE,
-        failures=SCORING,
-        scores=True,
-    )
-
-
-def _infer(name: str) -> dict[str, Any]:
-    described = operation(
-        name,
-        summary="Score the texts of one tensor.",
-        description="Tensors as JSON, or as bytes behind the JSON: see Triton's binary tensor data extension.",
-        answer="InferAnswer",
-        body="InferBody",
-        example=INFER_EXAMPLE,
-        failures=SCORING,
-        scores=True,
-    )
-    described["responses"]["200"]["content"]["application/octet-stream"] = {}
-    return described
+ERROR = Schema("Error", TypeAdapter(Error))

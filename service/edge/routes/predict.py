@@ -1,6 +1,6 @@
-"""The JSON of `/predict`: one set of types validates a request and generates its schema.
+"""`POST /predict`: one set of types validates a request and generates its schema.
 
->>> parse_predict(b'{"inputs": ["good", "bad"]}').texts
+>>> parse_predict(b'{"inputs": ["good", "bad"]}').asked.texts
 [('good', None), ('bad', None)]
 """
 
@@ -8,27 +8,20 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, with_config
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from service.edge import errors
-from service.edge.routes.fields import readable
+from service.edge.http import errors
+from service.edge.http.call import JSON, Call, Response, json_response
+from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, readable
+from service.edge.routes.openapi import SCORING, Operation, Schema
+from service.edge.routes.route import Route, Services
+from service.edge.scoring.labelling import BY_PROBLEM_TYPE, Function, labelled
+from service.edge.scoring.scoring import Texts
+from service.edge.text.encoder import Text
 
-Text = tuple[str, str | None]
-Function = Literal["softmax", "sigmoid", "none"]
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-# To JSON 1.0 is an integer, and some clients write it so.
-WHOLE = BeforeValidator(_whole)
-STRICT = ConfigDict(strict=True, extra="ignore")
-# For the schema, what the types can't say and `_texts` and `_pair` check: a text is not empty, a pair holds one or two strings
-# and not only empty ones.
-FULL_STRING: JsonDict = {"type": "string", "minLength": 1}
+# For the schema, what the types can't say and `_texts` and `_pair` check: a pair holds one or two strings, not only empty ones.
 FULL_PAIR: JsonDict = {
     "required": ["text"],
     "anyOf": [{"required": [name], "properties": {name: FULL_STRING}} for name in ("text", "text_pair")],
@@ -54,17 +47,9 @@ class Parameters(TypedDict, total=False):
     truncation: bool | None
 
 
-FullString = Annotated[str, WithJsonSchema(FULL_STRING)]
 Pair = Annotated[list[str], WithJsonSchema(PAIR)]
 Batch = Annotated[list[FullString | Pair | TextPair], Field(json_schema_extra={"minItems": 1})]
 Inputs = FullString | Batch | TextPair
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-Direction = Annotated[Literal["right", "left"], BeforeValidator(_lower)]
 
 
 @with_config(ConfigDict(**STRICT, json_schema_extra=ONE_OF_TWO))
@@ -93,31 +78,35 @@ class LabelScore(TypedDict):
     score: float
 
 
-BODY: TypeAdapter[PredictBody] = TypeAdapter(PredictBody)
-ANSWER: TypeAdapter[list[LabelScore] | list[list[LabelScore]]] = TypeAdapter(list[LabelScore] | list[list[LabelScore]])
-
-EXPECTED = "the body must be a JSON object with the field inputs"
+PREDICT_BODY: TypeAdapter[PredictBody] = TypeAdapter(PredictBody)
 INPUT_FORMS = "a string, a list of strings, a list of [text, text_pair], or {text, text_pair} or a list of it"
 
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """A valid request. `nested`: the answer is a list of lists. `truncate` None: as the service is set; `window` overrides it."""
+    """A valid request. `nested`: the answer is a list of lists."""
 
-    texts: list[Text]
+    asked: Texts
     nested: bool
     model: str | None
-    truncate: bool | None
-    truncate_left: bool
-    window: bool
     top_k: int | None
     function: Function | None
+
+
+async def predict(edge: Services, call: Call) -> Response:
+    """Scores the texts of one request."""
+    request = parse_predict(call.body)
+    model = edge.models.named(call.parameters.get("name", request.model))
+    rows = await edge.scorer.logits(call, model, request.asked)
+    function = request.function or BY_PROBLEM_TYPE[model.served.problem_type]
+    answers = [labelled(row, labels=model.served.labels, function=function, top_k=request.top_k) for row in rows]
+    return json_response(200, answers if request.nested else answers[0], [JSON, *edge.scorer.finished(call, model)])
 
 
 def parse_predict(body: bytes) -> PredictRequest:
     """The request in `body`. ServiceError 400 if it is not JSON or holds no text, 422 where a type or a field is wrong."""
     try:
-        fields = BODY.validate_json(body)
+        fields = PREDICT_BODY.validate_json(body)
     except ValidationError as error:
         raise _readable(error) from None
     inputs = fields.get("inputs", fields.get("text"))
@@ -125,12 +114,14 @@ def parse_predict(body: bytes) -> PredictRequest:
         raise errors.validation("inputs: required; send " + INPUT_FORMS)
     parameters = fields.get("parameters")
     return PredictRequest(
-        texts=_texts(inputs),
+        asked=Texts(
+            _texts(inputs),
+            truncate=_truncate(fields, parameters or {}),
+            truncate_left=fields.get("truncation_direction") == "left",
+            window=fields.get("overflow") == "window",
+        ),
         nested=parameters is not None or isinstance(inputs, list),
         model=fields.get("model"),
-        truncate=_truncate(fields, parameters or {}),
-        truncate_left=fields.get("truncation_direction") == "left",
-        window=fields.get("overflow") == "window",
         top_k=(parameters or {}).get("top_k"),
         function="none" if fields.get("raw_scores") else (parameters or {}).get("function_to_apply"),
     )
@@ -174,3 +165,27 @@ def _readable(error: ValidationError) -> errors.ServiceError:
         index = next((f"[{part}]" for fault in faults for part in fault["loc"] if isinstance(part, int)), "")
         return errors.validation(f"{place[0]}{index}: must be {INPUT_FORMS}")
     return readable(error, expected=EXPECTED)
+
+
+SCORES = Schema("Scores", TypeAdapter(list[LabelScore] | list[list[LabelScore]]))
+
+
+def _route(path: str, name: str) -> Route:
+    operation = Operation(
+        name=name,
+        summary="Score one text or a batch.",
+        description="Labels with scores, best first; a list of them for a batch, or for one text with `parameters`.",
+        answer=SCORES,
+        body=Schema("PredictBody", PREDICT_BODY),
+        example={"inputs": "A wonderful surprise, funny and moving."},
+        failures=SCORING,
+        scores=True,
+    )
+    return Route(method="POST", path=path, handle=predict, operation=operation, takes_texts=True)
+
+
+ROUTES = (
+    _route("/predict", "predict"),
+    _route("/", "predict_at_the_root"),
+    _route("/models/{name}/predict", "predict_by_name"),
+)

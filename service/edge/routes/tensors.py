@@ -3,7 +3,7 @@
 A request's body is JSON, or JSON of `inference-header-content-length` bytes and then the tensors that say `binary_data_size`; an
 element of a BYTES tensor is its length as 4 bytes, little-endian, and so many bytes of UTF-8.
 
->>> parse_infer(b'{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}', None).texts
+>>> parse_infer(b'{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}', None).asked.texts
 [('good', None)]
 """
 
@@ -19,10 +19,12 @@ from pydantic import TypeAdapter, WithJsonSchema, with_config
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from service.edge import errors
-from service.edge.call import JSON, Answer
-from service.edge.routes.fields import parsed
-from service.edge.routes.predict import STRICT, WHOLE, Direction, FullString, Function, Text
+from service.edge.http import errors
+from service.edge.http.call import JSON, Response
+from service.edge.routes.fields import STRICT, WHOLE, Direction, FullString, parsed
+from service.edge.scoring.labelling import Function
+from service.edge.scoring.scoring import Texts
+from service.edge.text.encoder import Text
 from service.frames import LENGTH, LOGIT_TYPE
 
 VERSION = "1"
@@ -117,37 +119,36 @@ class InferAnswer(TypedDict):
     outputs: list[OutputTensor]
 
 
-BODY: TypeAdapter[InferBody] = TypeAdapter(InferBody)
-ANSWER: TypeAdapter[InferAnswer] = TypeAdapter(InferAnswer)
+INFER_BODY: TypeAdapter[InferBody] = TypeAdapter(InferBody)
+INFER_ANSWER: TypeAdapter[InferAnswer] = TypeAdapter(InferAnswer)
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A valid request. `outputs`: whether each goes binary, in the order asked for. `truncate` None: as the service is set."""
+    """A valid request. `outputs`: whether each goes binary, in the order asked for."""
 
-    texts: list[Text]
+    asked: Texts
     id: str | None
     outputs: dict[OutputName, bool]
-    truncate: bool | None
-    truncate_left: bool
     function: Function | None
-    timeout_s: float | None
 
 
 def parse_infer(body: bytes, header_length: bytes | None) -> InferRequest:
     """The request in `body`. ServiceError 400 if it can't be read or holds no text, 422 where a type, shape or size is wrong."""
     document, binary = _split(body, header_length)
-    fields = parsed(BODY, document, expected="the body must be a JSON object with the field inputs")
+    fields = parsed(INFER_BODY, document)
     parameters = fields.get("parameters") or {}
     timeout_us = parameters.get("timeout")
     return InferRequest(
-        texts=_texts(fields["inputs"][0], binary),
+        asked=Texts(
+            _texts(fields["inputs"][0], binary),
+            truncate=parameters.get("truncate"),
+            truncate_left=parameters.get("truncation_direction") == "left",
+            timeout_s=None if timeout_us is None else timeout_us / 1e6,
+        ),
         id=fields.get("id"),
         outputs=_outputs(fields.get("outputs") or [], binary=bool(parameters.get("binary_data_output"))),
-        truncate=parameters.get("truncate"),
-        truncate_left=parameters.get("truncation_direction") == "left",
         function="none" if parameters.get("raw_scores") else parameters.get("function_to_apply"),
-        timeout_s=None if timeout_us is None else timeout_us / 1e6,
     )
 
 
@@ -208,7 +209,7 @@ def _decoded(index: int, element: bytes) -> str:
         raise errors.validation(f"inputs.0: element {index} is not UTF-8") from None
 
 
-def infer_answer(request: InferRequest, scores: Sequence[Sequence[float]], *, model: str, labels: Sequence[str]) -> Answer:
+def infer_answer(request: InferRequest, scores: Sequence[Sequence[float]], *, model: str, labels: Sequence[str]) -> Response:
     """The response that holds `scores` (texts, labels), and the best label of each text."""
     rows = np.array(scores, dtype=LOGIT_TYPE)
     best = [labels[place] for place in rows.argmax(axis=1).tolist()]
@@ -227,8 +228,8 @@ def infer_answer(request: InferRequest, scores: Sequence[Sequence[float]], *, mo
         head["id"] = request.id
     document = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     if not tails:
-        return Answer(200, document, [JSON])
-    return Answer(200, b"".join([document, *tails]), [BINARY, (HEADER_LENGTH, b"%d" % len(document))])
+        return Response(200, document, [JSON])
+    return Response(200, b"".join([document, *tails]), [BINARY, (HEADER_LENGTH, b"%d" % len(document))])
 
 
 def _joined(labels: Sequence[str]) -> bytes:

@@ -10,11 +10,11 @@ from pydantic import Field, TypeAdapter, with_config
 from tokenizers import Encoding
 from typing_extensions import TypedDict
 
-from service.edge import errors
-from service.edge.call import JSON, Answer, Call, read_body
-from service.edge.routes.fields import parsed
-from service.edge.routes.predict import STRICT, FullString
-from service.edge.scoring import Scorer
+from service.edge.http import errors
+from service.edge.http.call import JSON, Call, Response
+from service.edge.routes.fields import STRICT, FullString, parsed
+from service.edge.routes.openapi import Operation, Schema
+from service.edge.routes.route import Route, Services
 from service.edge.text.encoder import TextEncoder
 
 
@@ -38,33 +38,22 @@ class ListedToken(TypedDict):
     stop: int | None
 
 
-BODY: TypeAdapter[TokenizeBody] = TypeAdapter(TokenizeBody)
-ANSWER: TypeAdapter[list[list[ListedToken]]] = TypeAdapter(list[list[ListedToken]])
+TOKENIZE_BODY: TypeAdapter[TokenizeBody] = TypeAdapter(TokenizeBody)
 
 
-class TokenLists:
-    """The route's handler over a scorer."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-
-    async def tokenize(self, call: Call) -> Answer:
-        """Every token of each text; nothing is cut."""
-        scorer = self.scorer
-        with scorer.admitted():
-            body = await read_body(call, scorer.settings.payload_limit, scorer.timeout_s(call))
-            fields = parsed(BODY, body, expected="the body must be a JSON object with the field inputs")
-            inputs = fields["inputs"]
-            texts = [inputs] if isinstance(inputs, str) else inputs
-            if not all(texts) or not texts:
-                raise errors.empty()
-            scorer.check_count(len(texts))
-            place = scorer.place(fields.get("model"))
-            call.model = scorer.catalog[place].name
-            special = fields.get("add_special_tokens") is not False
-            list_tokens = partial(listed, scorer.served[place].encoder, texts, add_special_tokens=special)
-            content = await scorer.made(call, list_tokens, characters=sum(map(len, texts)))
-            return Answer(200, content, [JSON])
+async def tokenize(edge: Services, call: Call) -> Response:
+    """Every token of each text; nothing is cut."""
+    fields = parsed(TOKENIZE_BODY, call.body)
+    inputs = fields["inputs"]
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    if not all(texts) or not texts:
+        raise errors.empty()
+    edge.scorer.check_count(len(texts))
+    model = edge.models.named(fields.get("model"))
+    call.model = model.served.name
+    special = fields.get("add_special_tokens") is not False
+    list_tokens = partial(listed, model.encoder, texts, add_special_tokens=special)
+    return Response(200, await edge.scorer.made(call, list_tokens, characters=sum(map(len, texts))), [JSON])
 
 
 def listed(encoder: TextEncoder, texts: Sequence[str], *, add_special_tokens: bool) -> bytes:
@@ -84,3 +73,22 @@ def tokens(text: str, encoding: Encoding) -> list[ListedToken]:
             encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
         )
     ]
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/tokenize",
+        handle=tokenize,
+        takes_texts=True,
+        operation=Operation(
+            name="tokenize",
+            summary="List the tokens of texts.",
+            description="A list of tokens for each text; nothing is cut.",
+            answer=Schema("TokenLists", TypeAdapter(list[list[ListedToken]])),
+            body=Schema("TokenizeBody", TOKENIZE_BODY),
+            example={"inputs": ["not good at all"], "add_special_tokens": False},
+            failures=(400, 401, 404, 413, 415, 422, 429, 504),
+        ),
+    ),
+)

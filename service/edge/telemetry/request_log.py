@@ -3,7 +3,7 @@
 import logging
 import time
 
-from service.edge.call import MONITOR_ROUTES, Call, Outcome
+from service.edge.http.call import MONITOR_ROUTES, Call, Outcome
 
 log = logging.getLogger("valence.access")
 

@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service import __version__
-from service.edge.call import MONITOR_ROUTES, Call, Outcome
+from service.edge.http.call import MONITOR_ROUTES, Call, Outcome
 
 # How long an export may take, repeats included; with it, how long a stop waits for a collector that is gone.
 EXPORT_TIMEOUT_S = 5

@@ -7,10 +7,12 @@ from itertools import chain
 
 from tokenizers import Encoding, Tokenizer
 
-from service.edge import errors
-from service.edge.routes.predict import Text
+from service.edge.http import errors
 from service.edge.text.ascii import for_ascii
 from service.edge.text.windows import Window, cut
+
+# A text, and its partner for models of text pairs.
+Text = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)

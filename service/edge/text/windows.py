@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from tokenizers import Encoding
 
-from service.edge import errors
+from service.edge.http import errors
 
 # A window begins with the last quarter of the one before, so that what a cut tears apart stands whole in one of the two.
 OVERLAP = 1 / 4

@@ -8,7 +8,7 @@ import pytest
 
 from service.edge import access
 from service.edge.access import Access, KeyLimits, find_key, sent_key
-from service.edge.errors import ServiceError
+from service.edge.http.errors import ServiceError
 from service.edge.keys import Key, KeysError, digest
 from service.settings import Settings
 

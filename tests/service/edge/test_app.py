@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.edge import app as edge
 from service.edge.access import Access
-from service.edge.admission import InFlight
 from service.edge.app import Edge
+from service.edge.routes.table import ROUTES, Table
+from service.edge.scoring.admission import InFlight
+from service.runtime_dir import RuntimeDir
 from service.served.catalog import ServedModel
 from service.served.roster import Roster, RosterFile
 from service.settings import Settings
@@ -21,21 +23,23 @@ def send(
     settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel], tmp_path: Path
 ) -> Callable[..., httpx.Response]:
     """A request to an edge of its own, with the settings that are given."""
-    RosterFile(tmp_path).write(Roster.of(list(catalog.values())))
+    RosterFile(RuntimeDir(tmp_path)).write(Roster.of(list(catalog.values())))
 
-    def send_one(method: str, path: str, *, key: str = "", json: object = None, **fields: object) -> httpx.Response:
+    def send_one(
+        method: str, path: str, *, key: str = "", json: object = None, table: Table | None = None, **fields: object
+    ) -> httpx.Response:
         settings = settings_of(**fields)
         access = Access(settings, http_processes=1)
         app = Edge(
             None,
             settings=settings,
             access=access,
-            runtime_dir=tmp_path,
-            draining=tmp_path / "draining",
+            runtime_dir=RuntimeDir(tmp_path),
             sockets=[],
             in_flight=InFlight(processes=1, limit=settings.max_concurrent_requests),
             http_processes=1,
         )
+        app.table = table or app.table
 
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -47,10 +51,10 @@ def send(
 
 
 @pytest.fixture
-def get_info(send: Callable[..., httpx.Response], monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
+def get_info(send: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
     """`GET /info`, made a route that changes the service."""
-    monkeypatch.setattr(edge, "ADMIN_ROUTES", frozenset({("GET", "/info")}))
-    return lambda key, **fields: send("GET", "/info", key=key, **fields)
+    table = Table([replace(route, admin=True) if route.path == "/info" else route for route in ROUTES])
+    return lambda key, **fields: send("GET", "/info", key=key, table=table, **fields)
 
 
 @pytest.mark.parametrize(

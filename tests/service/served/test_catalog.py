@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.runtime_dir import RuntimeDir
 from service.served.catalog import CatalogError, ServedModel, load_catalog
 from service.settings import Settings
 from service.supervisor.server import build_server
@@ -149,7 +150,7 @@ def test_ranges_are_no_weights(folder: Path) -> None:
 
 def test_int8_is_for_the_cpu(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="--dtype int8 is for the CPU"):
-        build_server(settings_of(dtype="int8", device="cuda"), runtime_dir=tmp_path)
+        build_server(settings_of(dtype="int8", device="cuda"), runtime_dir=RuntimeDir(tmp_path))
 
 
 def test_weights_that_are_cut_short_are_refused_by_name(folder: Path) -> None:

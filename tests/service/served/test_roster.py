@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from service.edge.errors import ServiceError
+from service.runtime_dir import RuntimeDir
 from service.served.catalog import ServedModel
-from service.served.roster import Followers, Roster, RosterFile
+from service.served.roster import ChangeUnderWay, Followers, Roster, RosterFile
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_removed_model_leaves_the_others_at_their_places(roster: Roster) -> No
 
 
 def test_the_file_holds_the_roster_as_it_was_written(roster: Roster, tmp_path: Path) -> None:
-    file = RosterFile(tmp_path)
+    file = RosterFile(RuntimeDir(tmp_path))
     changed = roster.with_model(2**50, next(iter(roster.models.values())))
     file.write(changed)
     assert file.read() == changed
@@ -51,7 +51,7 @@ def test_the_file_holds_the_roster_as_it_was_written(roster: Roster, tmp_path: P
 
 
 def test_each_write_changes_the_stamp(roster: Roster, tmp_path: Path) -> None:
-    file = RosterFile(tmp_path)
+    file = RosterFile(RuntimeDir(tmp_path))
     stamps = []
     for _ in range(3):
         file.write(roster)
@@ -60,25 +60,23 @@ def test_each_write_changes_the_stamp(roster: Roster, tmp_path: Path) -> None:
 
 
 def test_the_right_to_change_is_had_by_one_at_a_time(tmp_path: Path) -> None:
-    file = RosterFile(tmp_path)
-    with file.change():
-        with pytest.raises(ServiceError, match="under way") as refused, RosterFile(tmp_path).change():
-            pass
-        assert refused.value.status == 409
+    file = RosterFile(RuntimeDir(tmp_path))
+    with file.change(), pytest.raises(ChangeUnderWay, match="under way"), RosterFile(RuntimeDir(tmp_path)).change():
+        pass
     with file.change():
         pass
 
 
 def follow(orders: Connection, folder: Path) -> None:
     """Another process's part: it comes to the generations that it is told."""
-    follower = Followers(folder)
+    follower = Followers(RuntimeDir(folder))
     while True:
         follower.came_to(orders.recv())
         orders.send("done")
 
 
 def test_a_process_is_waited_for_until_it_comes_along_or_dies(tmp_path: Path) -> None:
-    mine = Followers(tmp_path)
+    mine = Followers(RuntimeDir(tmp_path))
     mine.came_to(3)
     assert [mine.behind(generation) for generation in (3, 4)] == [0, 1]
     mine.came_to(4)
@@ -96,7 +94,7 @@ def test_a_process_is_waited_for_until_it_comes_along_or_dies(tmp_path: Path) ->
 
 
 def test_a_process_that_has_not_read_the_roster_yet_is_behind(tmp_path: Path) -> None:
-    mine = Followers(tmp_path)
+    mine = Followers(RuntimeDir(tmp_path))
     mine.came_to(0)
     with (tmp_path / "followers" / "1").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

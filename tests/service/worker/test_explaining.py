@@ -12,12 +12,13 @@ import torch
 from models.inspect.attribution import attribute, explainable
 from models.int8.__main__ import main as prepare_int8
 from service.engine.cores import QUIET_S
-from service.engine.engine import Engine, load_model
+from service.engine.engine import Engine
+from service.engine.weights import load_model
 from service.frames import ATTRIBUTION_TYPE, Answer, Cancel, Explain, Explained, Job
 from service.served.catalog import ServedModel
 from service.settings import Settings
+from service.worker.batch_loop import BatchLoop
 from service.worker.explaining import BUSY_SHARE, Explanations, make_explainable
-from service.worker.process import BatchLoop
 from service.worker.queue import TextQueue
 
 IDS, BASELINE = (2, 9, 17, 12, 3), (2, 4, 4, 4, 3)

@@ -14,10 +14,11 @@ import torch
 from service.engine.engine import Engine
 from service.engine.packs import TextIds
 from service.frames import Job, Load, Loaded
-from service.metrics import BatchMeter
+from service.runtime_dir import RuntimeDir
 from service.served.catalog import ServedModel
 from service.served.roster import MODEL, Roster, RosterFile
 from service.settings import Settings
+from service.worker.meter import BatchMeter
 from service.worker.models import LoadedModels, eager_switches, reason
 from service.worker.queue import TextQueue
 
@@ -28,7 +29,7 @@ NO_MEMORY = "{}: not enough memory to load and run it beside the models that are
 @pytest.fixture
 def models(settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel], tmp_path: Path) -> LoadedModels:
     """A worker's models: `tiny-bert` at place 0, which the roster holds; nobody has said what it needs."""
-    roster = RosterFile(tmp_path)
+    roster = RosterFile(RuntimeDir(tmp_path))
     roster.write(Roster.of([catalog["tiny-bert"]]))
     settings = settings_of(model_roots=(str(tmp_path),))
     engines = {BERT: Engine(catalog["tiny-bert"], device="cpu", settings=settings)}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.edge.errors import ServiceError
+from service.edge.http.errors import ServiceError
 from service.edge.routes.predict import PredictRequest, parse_predict
 
 
@@ -34,7 +34,7 @@ def parse(body: object) -> PredictRequest:
 )
 def test_every_form_of_inputs_is_a_list_of_texts(field: str, inputs: Any, texts: list[Any], nested: bool) -> None:
     request = parse({field: inputs})
-    assert request.texts == texts
+    assert request.asked.texts == texts
     assert request.nested is nested
 
 
@@ -58,19 +58,19 @@ def test_parameters_make_the_answer_of_one_text_a_list_of_lists(parameters: Any,
     ],
 )
 def test_overflow_goes_before_truncate_before_parameters(fields: dict[str, Any], expected: bool | None) -> None:
-    assert parse({"inputs": "a", **fields}).truncate is expected
+    assert parse({"inputs": "a", **fields}).asked.truncate is expected
 
 
 @pytest.mark.parametrize(("overflow", "window"), [("window", True), ("truncate", False), ("error", False), (None, False)])
 def test_overflow_may_ask_for_windows(overflow: str | None, window: bool) -> None:
-    assert parse({"inputs": "a", "overflow": overflow}).window is window
+    assert parse({"inputs": "a", "overflow": overflow}).asked.window is window
 
 
 @pytest.mark.parametrize(
     ("direction", "left"), [("left", True), ("Left", True), ("LEFT", True), ("right", False), ("Right", False), (None, False)]
 )
 def test_truncation_direction_is_read_in_any_case(direction: str | None, left: bool) -> None:
-    assert parse({"inputs": "a", "truncation_direction": direction}).truncate_left is left
+    assert parse({"inputs": "a", "truncation_direction": direction}).asked.truncate_left is left
 
 
 @pytest.mark.parametrize(

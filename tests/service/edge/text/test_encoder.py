@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.edge.errors import ServiceError
+from service.edge.http.errors import ServiceError
 from service.edge.text.encoder import TextEncoder
 from service.frames import id_array
 from service.served.catalog import ServedModel, load_tokenizer

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from tokenizers import Tokenizer
 
-from service.edge.errors import ServiceError
+from service.edge.http.errors import ServiceError
 from service.edge.text.encoder import TextEncoder, Tokens
 from service.edge.text.windows import combined, spans
 from service.frames import id_array

@@ -1,16 +1,31 @@
-"""What the log says of the workers, once for all HTTP processes: that each is ready, and then what is served, on what, and within
-which limits."""
+"""What the log says of the workers, once for all HTTP processes: that each is ready or lost, and, once all are there, what is
+served, on what, and within which limits."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from service import metrics
 from service.frames import Hello
+from service.runtime_dir import locked
 from service.served.catalog import ServedModel
-from service.served.roster import locked
 from service.settings import Settings
 
 log = logging.getLogger("valence.workers")
+
+
+class ToWorker(Protocol):
+    """A link, as far as it matters here."""
+
+    hello: Hello | None
+
+
+class Catalog(Protocol):
+    """The models, as far as they matter here."""
+
+    @property
+    def catalog(self) -> Mapping[int, ServedModel]: ...
 
 
 class OneSpeaks(logging.Filter):
@@ -24,6 +39,32 @@ class OneSpeaks(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return locked(self._lock.fileno())
+
+
+class WorkersLog:
+    """Of one HTTP process, told by its links."""
+
+    def __init__(self, settings: Settings, models: Catalog, *, http_processes: int) -> None:
+        self.settings = settings
+        self.models = models
+        self.http_processes = http_processes
+        self.links: Sequence[ToWorker] = ()
+        self._is_said = False
+
+    def found(self, hello: Hello) -> None:
+        """A worker is ready."""
+        log.info("worker %s is ready", hello.device)
+        metrics.WORKER_UP.labels(hello.device).set(1)
+        hellos = [link.hello for link in self.links if link.hello is not None]
+        if len(hellos) == len(self.links) and not self._is_said:
+            self._is_said = True
+            log_ready(self.settings, self.models.catalog, hellos, http_processes=self.http_processes)
+
+    def lost(self, hello: Hello) -> None:
+        """A worker died; its supervisor replaces it."""
+        log.warning("worker %s was lost", hello.device)
+        metrics.WORKER_UP.labels(hello.device).set(0)
+        metrics.process_died(hello.pid)
 
 
 def log_ready(settings: Settings, catalog: Mapping[int, ServedModel], hellos: Sequence[Hello], *, http_processes: int) -> None:

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from service.edge.routes.predict import Function
-
+Function = Literal["softmax", "sigmoid", "none"]
 BY_PROBLEM_TYPE: dict[str | None, Function] = {
     None: "softmax",
     "single_label_classification": "softmax",

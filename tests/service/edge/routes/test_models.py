@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.edge.errors import ServiceError
-from service.edge.routes.roots import find_checkpoint
+from service.edge.http.errors import ServiceError
+from service.edge.routes.models import find_checkpoint
 
 
 @pytest.fixture

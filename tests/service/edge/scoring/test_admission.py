@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from service.edge.admission import InFlight
-from service.edge.errors import ServiceError
+from service.edge.http.errors import ServiceError
+from service.edge.scoring.admission import InFlight
 
 
 def run_forked(work: Callable[[], None]) -> None:

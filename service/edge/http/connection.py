@@ -13,8 +13,8 @@ from starlette.types import Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
-from service.edge import errors
-from service.edge.errors import ServiceError
+from service.edge.http import errors
+from service.edge.http.errors import ServiceError
 
 # Bytes that may come between two pieces of body: a head, or trailers.
 HEAD_BYTES = 32_768
@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
             return
         metrics.FAILURES.labels(error.error_type).inc()
         if self._may_answer():
-            metrics.TALLY.answered("other", "", error.status)
+            self.app.tally.answered("other", "", error.status)
             body = orjson.dumps({"error": error.message, "error_type": error.error_type})
             head = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
             if error.retry_after_s is not None:

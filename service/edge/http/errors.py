@@ -72,6 +72,10 @@ def overloaded(limit: int) -> ServiceError:
     return ServiceError(429, "overloaded", f"more than {limit} requests in flight; retry later", retry_after_s=1)
 
 
+def too_many_bodies(limit: int) -> ServiceError:
+    return ServiceError(429, "overloaded", f"more than {limit} bytes of bodies under way; retry later", retry_after_s=1)
+
+
 def too_many_explanations(limit: int) -> ServiceError:
     return ServiceError(429, "overloaded", f"more than {limit} explanations in flight; retry later", retry_after_s=1)
 

@@ -9,8 +9,9 @@ import torch
 
 from service.engine.packs import TextIds
 from service.frames import Answer, Cancel, Job
+from service.worker.batch_loop import BatchLoop, answers
 from service.worker.explaining import Explanations
-from service.worker.process import BatchLoop, answers, score
+from service.worker.failures import score
 from service.worker.queue import QueuedText, TextQueue
 
 POISON = 13

@@ -13,19 +13,19 @@ A process that dies on the way leaves nothing behind: its connections close, and
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from models.inspect.attribution import blank_token
 from service import metrics
-from service.edge import errors
-from service.edge.errors import ServiceError
-from service.edge.link import Link
-from service.edge.scoring import Scorer, Served
-from service.edge.text.encoder import TextEncoder
+from service.edge.http import errors
+from service.edge.http.errors import ServiceError
+from service.edge.scoring.link import Link
+from service.edge.scoring.models import EdgeModel, EdgeModels
 from service.frames import Load
-from service.served.catalog import CatalogError, ServedModel, load_tokenizer, served_model
-from service.served.roster import MODEL, Followers, Roster, RosterFile
+from service.runtime_dir import RuntimeDir
+from service.served.catalog import CatalogError, ServedModel, served_model
+from service.served.roster import MODEL, ChangeUnderWay, Followers, Roster, RosterFile
 from service.settings import Settings
 
 log = logging.getLogger("valence.models")
@@ -39,10 +39,10 @@ LOAD_S = 900.0
 class Changes:
     """Keeps this process to the roster, and changes it for all."""
 
-    def __init__(self, settings: Settings, scorer: Scorer, links: Sequence[Link], *, runtime_dir: Path) -> None:
+    def __init__(self, settings: Settings, models: EdgeModels, links: Sequence[Link], *, runtime_dir: RuntimeDir) -> None:
         """Serves what the roster says now."""
         self.settings = settings
-        self.scorer = scorer
+        self.models = models
         self.links = links
         self.file = RosterFile(runtime_dir)
         self.followers = Followers(runtime_dir)
@@ -50,7 +50,7 @@ class Changes:
         self._turn = asyncio.Lock()
         self._candidates: tuple[int, ...] = ()  # a place that is being loaded
         roster = self.file.read()
-        self._follow(roster, {place: served(model) for place, model in roster.models.items()})
+        self._follow(roster, {place: EdgeModel.of(place, model) for place, model in roster.models.items()})
 
     async def follow(self) -> None:
         """Runs for the life of the process: does what other processes have changed."""
@@ -63,7 +63,7 @@ class Changes:
                     stamp = found
             except Exception:  # a tokenizer that was deleted, say: what was served goes on, and the next round tries again
                 log.exception("the served models could not be followed")
-            if self.scorer.drop_idle():
+            if self.models.drop_idle():
                 self._announce()
             await asyncio.sleep(FOLLOW_S)
 
@@ -73,13 +73,13 @@ class Changes:
             roster = self.file.read()
             if roster.generation == self.roster.generation:
                 return
-            new = {place: model for place, model in roster.models.items() if place not in self.scorer.served}
-            self._follow(roster, {place: await asyncio.to_thread(served, model) for place, model in new.items()})
+            new = {place: model for place, model in roster.models.items() if place not in self.models.by_place}
+            self._follow(roster, {place: await asyncio.to_thread(EdgeModel.of, place, model) for place, model in new.items()})
 
     async def put(self, name: str, path: Path, *, version: str | None) -> ServedModel:
         """Serves the checkpoint in `path` under a name, in the place of what had it. ServiceError if that can't be; then nothing
         is changed."""
-        with self.file.change():
+        with self._change():
             await self.catch_up()
             model = await self._described(name, path, version)
             place = time.monotonic_ns()  # never given before, also not to a load that failed
@@ -96,7 +96,7 @@ class Changes:
 
     async def remove(self, name: str) -> None:
         """Serves a model no more. ServiceError for the default model, and for one that there is not."""
-        with self.file.change():
+        with self._change():
             await self.catch_up()
             place = self.roster.place(name)
             if place is None:
@@ -106,19 +106,27 @@ class Changes:
             await self._write(self.roster.without(name))
         log.info("removed %s", name)
 
-    def _follow(self, roster: Roster, new: Mapping[int, Served]) -> None:
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        try:
+            with self.file.change():
+                yield
+        except ChangeUnderWay as error:
+            raise errors.conflict(str(error)) from None
+
+    def _follow(self, roster: Roster, new: Mapping[int, EdgeModel]) -> None:
         for model in self.roster.models.values():
             metrics.model_info(model.name, model.architecture, served=False)
         for model in roster.models.values():
             metrics.model_info(model.name, model.architecture, served=True)
-        self.scorer.serve({place: new.get(place) or self.scorer.served[place] for place in roster.models})
+        self.models.serve({place: new.get(place) or self.models.by_place[place] for place in roster.models})
         self.roster = roster
         self._announce()
         self.followers.came_to(roster.generation)
 
     def _announce(self) -> None:
         for link in self.links:
-            link.announce([*self.scorer.served, *self._candidates])
+            link.announce([*self.models.by_place, *self._candidates])
 
     async def _described(self, name: str, path: Path, version: str | None) -> ServedModel:
         try:
@@ -134,7 +142,7 @@ class Changes:
                     await link.load(message)
         except TimeoutError:
             raise ServiceError(504, "timeout", f"no worker may take more than {LOAD_S:g} s to load a model") from None
-        if not all(link.has(message.place) for link in self.links):
+        if not all(message.place in link.places for link in self.links):
             raise errors.unhealthy("a worker died while the model was loaded; nothing was changed")
 
     async def _write(self, roster: Roster) -> None:
@@ -146,10 +154,3 @@ class Changes:
             if time.monotonic() > deadline:
                 raise ServiceError(504, "timeout", f"the change is made, but {behind} HTTP processes have not confirmed it")
             await asyncio.sleep(POLL_S)
-
-
-def served(model: ServedModel) -> Served:
-    """A model as a process serves it: with its tokenizer and its metrics."""
-    tokenizer = load_tokenizer(model.tokenizer_path)
-    encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=model.max_length)
-    return Served(model, encoder, blank_token(tokenizer), metrics.RequestMeter(model.name))

@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 
-from service.edge import errors
+from service.edge.http import errors
 
 # zlib's window bits: 15 for its own format, which HTTP calls deflate; 16 more for a gzip header.
 WINDOW_BITS = {b"gzip": 31, b"deflate": 15}

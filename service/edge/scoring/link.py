@@ -8,16 +8,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from service.edge import errors
-from service.edge.text.encoder import Tokens
+from service.edge.http import errors
 from service.frames import (
     LOGIT_TYPE,
     Answer,
@@ -27,10 +25,10 @@ from service.frames import (
     FrameReader,
     Hello,
     Job,
+    Keep,
     Load,
     Loaded,
     Message,
-    Serving,
     encode,
 )
 
@@ -40,7 +38,7 @@ RECONNECT_S = 0.1
 
 @dataclass(slots=True)
 class Reply:
-    """What is known of a request: filled by the worker's answers, done when every text has one."""
+    """What is known of a job: logits by text, filled by the worker's answers, done when every text has one."""
 
     future: asyncio.Future["Reply"]
     missing: int
@@ -59,8 +57,6 @@ class Reply:
         self.queue_s = max(self.queue_s, answer.queue_s)
         self.inference_s += answer.inference_s
         self.missing -= len(answer.texts) + len(answer.failed)
-        if self.missing == 0 and not self.future.done():
-            self.future.set_result(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,8 @@ class Awaited:
 
 
 class Link(asyncio.Protocol):
-    """Sends jobs to a worker and settles their futures."""
+    """Sends jobs to a worker and settles their futures. `places`: what the worker serves, with details; empty until it is ready.
+    `pending`: what it was asked and has not answered, by the number of the job."""
 
     def __init__(self, path: Path, *, on_found: Callable[[Hello], None], on_lost: Callable[[Hello], None]) -> None:
         self.path = path
@@ -79,7 +76,8 @@ class Link(asyncio.Protocol):
         self.on_lost = on_lost
         self.hello: Hello | None = None
         self.pending: dict[int, Reply | Awaited] = {}
-        self.serving: list[int] = []
+        self.places: Mapping[int, Mapping[str, str]] = {}
+        self._kept: list[int] = []
         self._ids = itertools.count()
         self._loads: dict[int, asyncio.Future[None]] = {}
         self._outbox: list[Message] = []
@@ -91,10 +89,6 @@ class Link(asyncio.Protocol):
         """The worker has said hello, which it does once every model has answered a real forward."""
         return self.hello is not None
 
-    def has(self, place: int) -> bool:
-        """The worker is ready and serves that model."""
-        return self.hello is not None and place in self.hello.details
-
     async def keep_connected(self) -> None:
         """Runs for the life of the process: connects, and again after each loss."""
         loop = asyncio.get_running_loop()
@@ -104,48 +98,29 @@ class Link(asyncio.Protocol):
                     await loop.create_unix_connection(lambda: self, str(self.path))
             await asyncio.sleep(RECONNECT_S)
 
-    def submit(self, tokens: Tokens, *, model: int, deadline: float) -> tuple[int, asyncio.Future[Reply]]:
-        """Queues the texts of one request. The future's reply holds logits by text; ServiceError 503 if the worker dies."""
-        loop = asyncio.get_running_loop()
-        job = Job(
-            id=next(self._ids),
-            model=model,
-            deadline=deadline,
-            sent_at=time.monotonic(),
-            lengths=tokens.lengths,
-            token_ids=tokens.ids,
-            token_types=tokens.types,
-        )
-        future: asyncio.Future[Reply] = loop.create_future()
-        texts = len(tokens.lengths)
-        self.pending[job.id] = Reply(future, missing=texts, rows=[[]] * texts)
-        self._post(job)
-        return job.id, future
-
-    def explain(
-        self, ids: bytes, baseline_ids: bytes, *, model: int, target: int | None, deadline: float
-    ) -> tuple[int, asyncio.Future[Explained]]:
-        """Asks what each token gave to a label's logit; ServiceError 503 if the worker dies."""
-        job = Explain(next(self._ids), model, deadline, time.monotonic(), ids, baseline_ids, target)
-        future: asyncio.Future[Explained] = asyncio.get_running_loop().create_future()
-        self.pending[job.id] = Awaited(future)
-        self._post(job)
-        return job.id, future
+    def ask(self, asked: Job | Explain) -> asyncio.Future[Any]:
+        """Sends it with a number of its own. The future's result is a `Reply` to a job, an `Explained` to the other; ServiceError
+        503 if the worker dies."""
+        future = asyncio.get_running_loop().create_future()
+        asked.id = next(self._ids)
+        if isinstance(asked, Job):
+            texts = len(asked.lengths)
+            self.pending[asked.id] = Reply(future, missing=texts, rows=[[]] * texts)
+        else:
+            self.pending[asked.id] = Awaited(future)
+        self._post(asked)
+        return future
 
     def forget(self, job_id: int) -> None:
         """Nobody waits for the job any more: the worker need not compute it."""
         if self.pending.pop(job_id, None) is not None and self._transport is not None:
             self._post(Cancel(id=job_id))
 
-    def settle(self, job_id: int) -> None:
-        """The job is answered."""
-        self.pending.pop(job_id, None)
-
     def announce(self, places: list[int]) -> None:
         """Tells the worker which models this process sends texts to; it may drop the others."""
-        self.serving = places
+        self._kept = places
         if self._transport is not None:
-            self._post(Serving(places))
+            self._post(Keep(places))
 
     def load(self, message: Load) -> asyncio.Future[None]:
         """Has the worker load a model. ServiceError 422 says why it can't, 503 if it is not there or dies of it."""
@@ -160,27 +135,25 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's transport is not a subclass of it
         self._reader = FrameReader()
-        self._transport.write(encode([Serving(self.serving)]))
+        self._transport.write(encode([Keep(self._kept)]))
 
     def data_received(self, data: bytes) -> None:
         for message in self._reader.feed(data):
             if isinstance(message, Answer):
-                reply = self.pending.get(message.id)
-                if isinstance(reply, Reply):
-                    reply.add(message)
+                self._add(message)
             elif isinstance(message, Explained):
-                awaited = self.pending.get(message.id)
+                awaited = self.pending.pop(message.id, None)
                 if isinstance(awaited, Awaited) and not awaited.future.done():
                     awaited.future.set_result(message)
             elif isinstance(message, Hello):
-                first, self.hello = self.hello is None, message
+                first, self.hello, self.places = self.hello is None, message, message.details
                 if first:
                     self.on_found(message)
             elif isinstance(message, Loaded):
                 self._finish_load(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        lost, self.hello, self._transport = self.hello, None, None
+        lost, self.hello, self.places, self._transport = self.hello, None, {}, None
         self._outbox.clear()
         loads, self._loads = self._loads, {}
         for load in loads.values():
@@ -194,6 +167,15 @@ class Link(asyncio.Protocol):
                 reply.future.set_exception(errors.unhealthy("the worker that held this request died; retry"))
         if lost is not None:
             self.on_lost(lost)
+
+    def _add(self, answer: Answer) -> None:
+        reply = self.pending.get(answer.id)
+        if isinstance(reply, Reply):
+            reply.add(answer)
+            if reply.missing == 0:
+                del self.pending[answer.id]
+                if not reply.future.done():
+                    reply.future.set_result(reply)
 
     def _finish_load(self, message: Loaded) -> None:
         future = self._loads.pop(message.place, None)

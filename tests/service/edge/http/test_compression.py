@@ -7,8 +7,8 @@ import zlib
 
 import pytest
 
-from service.edge.compression import check_encoding, compressed, decompress, decompressed, preferred
-from service.edge.errors import ServiceError
+from service.edge.http.compression import check_encoding, compressed, decompress, decompressed, preferred
+from service.edge.http.errors import ServiceError
 
 LIMIT = 100_000
 PACK = {b"gzip": gzip.compress, b"deflate": zlib.compress}

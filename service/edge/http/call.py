@@ -1,0 +1,84 @@
+"""One HTTP request and its answer, as ASGI gives and takes them."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope
+
+from service.edge.http.errors import ServiceError
+
+Headers = list[tuple[bytes, bytes]]
+JSON = (b"content-type", b"application/json")
+# No proxy or browser keeps an answer.
+NO_STORE = (b"cache-control", b"no-store")
+# Asked every few seconds by whoever watches the service: of no interest to those who watch requests.
+MONITOR_ROUTES = frozenset({"/health", "/ready", "/metrics"})
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody reads an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer; its length is counted when it is sent."""
+
+    status: int
+    body: bytes
+    headers: Headers
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way, and what is noted of it for those who watch: moments of `time.perf_counter`, 0 where it did not
+    come so far. `parameters`: what stands in the path for the `{name}` of its route. `body` and `timeout_s` are there once a
+    route that takes texts is called."""
+
+    scope: Scope
+    receive: Receive
+    headers: dict[bytes, bytes]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    timeout_s: float = 0.0
+    model: str = ""
+    started_at: float = field(default_factory=time.perf_counter)
+    arrived_at: float = field(default_factory=time.monotonic)
+    error_type: str = ""
+    texts: int = 0
+    tokens: int = 0
+    tokenization_started_at: float = 0.0
+    tokenized_at: float = 0.0
+    submitted_at: float = 0.0
+    scored_at: float = 0.0
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended. `route` is one of ours, never the path; `status` None: the client had gone."""
+
+    route: str
+    request_id: str
+    status: int | None
+
+
+def json_response(status: int, content: Any, headers: Headers | None = None) -> Response:
+    """A JSON answer."""
+    return Response(status, orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS), [*(headers or [JSON]), NO_STORE])
+
+
+def error_response(error: ServiceError) -> Response:
+    """{"error", "error_type"}, with Retry-After where a retry can help, Allow where the verb is wrong, WWW-Authenticate without a
+    key."""
+    headers = [JSON]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.allow is not None:
+        headers.append((b"allow", error.allow.encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return json_response(error.status, {"error": error.message, "error_type": error.error_type}, headers)

@@ -1,0 +1,53 @@
+"""What a route is, and what the handler of one works with."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.edge.http.call import Call, Response
+from service.edge.routes.openapi import Operation
+from service.edge.scoring.admission import Admission, Explanations
+from service.edge.scoring.changes import Changes
+from service.edge.scoring.link import Link
+from service.edge.scoring.models import EdgeModels
+from service.edge.scoring.scoring import Scorer
+from service.edge.telemetry.meter import Tally
+from service.runtime_dir import RuntimeDir
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """Of one HTTP process. `document`: the OpenAPI document as JSON; `assets`: files of the documentation by path."""
+
+    settings: Settings
+    models: EdgeModels
+    scorer: Scorer
+    changes: Changes
+    links: Sequence[Link]
+    admission: Admission
+    explanations: Explanations
+    tally: Tally
+    runtime_dir: RuntimeDir
+    http_processes: int
+    document: bytes
+    assets: Mapping[str, bytes]
+
+
+Handler = Callable[[Services, Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A row of the table. A path may hold `{name}`, which stands for one segment.
+
+    `operation`: its place in the OpenAPI document; None: not shown there. `label`: what metrics, log and traces call it; the path
+    unless given. `takes_texts`: the call has its body and counts against the limit of requests. `admin`: takes an admin key.
+    """
+
+    method: str
+    path: str
+    handle: Handler
+    operation: Operation | None = None
+    label: str = ""
+    takes_texts: bool = False
+    admin: bool = False

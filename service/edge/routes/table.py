@@ -1,0 +1,51 @@
+"""Every route of the service: what is dispatched, which verbs a path takes, what takes an admin key, what is documented."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.edge.routes import docs, explain, infer, models, monitor, openapi, predict, tokenize
+from service.edge.routes.route import Route
+
+ROUTES = (
+    *predict.ROUTES,
+    *tokenize.ROUTES,
+    *explain.ROUTES,
+    *monitor.ROUTES,
+    *models.ROUTES,
+    *infer.ROUTES,
+    *docs.ROUTES,
+)
+ByMethod = Mapping[str, Route]
+
+
+class Table:
+    """Finds the routes of a path."""
+
+    def __init__(self, routes: Sequence[Route] = ROUTES) -> None:
+        by_path: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            by_path.setdefault(route.path, {})[route.method] = route
+        self.fixed: dict[str, ByMethod] = {path: found for path, found in by_path.items() if "{" not in path}
+        self._patterns = [(pattern_of(path), found) for path, found in by_path.items() if "{" in path]
+
+    def find(self, path: str) -> tuple[ByMethod, Mapping[str, str]]:
+        """The routes of a path that holds parameters, by method, and those parameters; none where there is no such path."""
+        for pattern, found in self._patterns:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return found, match.groupdict()
+        return {}, {}
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of all routes that are shown."""
+    return openapi.document([(route.method, route.path, route.operation) for route in ROUTES if route.operation is not None])
+
+
+def pattern_of(path: str) -> re.Pattern[str]:
+    """
+    >>> pattern_of("/models/{name}/predict").fullmatch("/models/mine/predict")["name"]
+    'mine'
+    """
+    return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path))

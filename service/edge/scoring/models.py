@@ -1,0 +1,74 @@
+"""The models that one HTTP process sends texts to."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from models.inspect.attribution import blank_token
+from service.edge.http import errors
+from service.edge.telemetry.meter import RequestMeter
+from service.edge.text.encoder import TextEncoder
+from service.served.catalog import ServedModel, load_tokenizer
+
+
+@dataclass(slots=True)
+class EdgeModel:
+    """A model with its tokenizer and its metrics. `place`: its number in a frame. `blank_id`: the token that stands for no word
+    in an explanation's baseline. `in_flight`: requests that are on their way through it."""
+
+    place: int
+    served: ServedModel
+    encoder: TextEncoder
+    blank_id: int
+    meter: RequestMeter
+    in_flight: int = 0
+
+    @classmethod
+    def of(cls, place: int, served: ServedModel) -> "EdgeModel":
+        """Loads the tokenizer."""
+        tokenizer = load_tokenizer(served.tokenizer_path)
+        encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=served.max_length)
+        return cls(place, served, encoder, blank_token(tokenizer), RequestMeter(served.name))
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps the model where it is replaced meanwhile."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+
+class EdgeModels:
+    """`by_place`: those that clients may ask for, and those that were replaced and still have requests in flight."""
+
+    def __init__(self) -> None:
+        """None before `serve`."""
+        self.by_place: dict[int, EdgeModel] = {}
+        self._by_name: dict[str, EdgeModel] = {}
+
+    @property
+    def catalog(self) -> dict[int, ServedModel]:
+        """What clients may ask for, by place; the first is the default model."""
+        return {model.place: model.served for model in self._by_name.values()}
+
+    def serve(self, models: Mapping[int, EdgeModel]) -> None:
+        """New requests go to these from now on; those in flight end where they are."""
+        self.by_place |= models
+        self._by_name = {model.served.name: model for model in models.values()}
+
+    def named(self, name: str | None) -> EdgeModel:
+        """Which model; without a name, the first. ServiceError 404 where there is none of that name."""
+        if name is None:
+            return next(iter(self._by_name.values()))
+        if name not in self._by_name:
+            raise errors.not_found("no such model; GET /info lists the served models")
+        return self._by_name[name]
+
+    def drop_idle(self) -> bool:
+        """Drops the models that are served no more once no request is on its way through them; whether there was one."""
+        idle = [place for place in self.by_place.keys() - self.catalog.keys() if not self.by_place[place].in_flight]
+        for place in idle:
+            del self.by_place[place]
+        return bool(idle)

@@ -1,0 +1,110 @@
+"""From the texts of a request to logits: tokenization, then a worker."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from service.edge.http import errors
+from service.edge.http.call import Call, Headers
+from service.edge.scoring.dispatch import Dispatcher
+from service.edge.scoring.models import EdgeModel
+from service.edge.telemetry.meter import Tally
+from service.edge.text.encoder import Text, Tokens
+from service.edge.text.windows import combined
+from service.frames import Job
+from service.settings import Settings
+
+# More text than this is tokenized in a thread, so that it does not hold up the event loop (2 ms at 0.4 us a character).
+INLINE_CHARACTERS = 5_000
+# More than this, and one request is tokenized at a time: meanwhile a character takes up to 300 bytes.
+LARGE_CHARACTERS = 100_000
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a request asks to be scored. `truncate` None: as the settings say. `window` goes before it. `timeout_s` None: as the
+    request's headers say."""
+
+    texts: Sequence[Text]
+    truncate: bool | None = None
+    truncate_left: bool = False
+    window: bool = False
+    timeout_s: float | None = None
+
+
+class Scorer:
+    """Scores the texts of requests, whatever route they came by."""
+
+    def __init__(self, settings: Settings, dispatcher: Dispatcher, *, tally: Tally) -> None:
+        self.settings = settings
+        self.dispatcher = dispatcher
+        self.tally = tally
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="large texts")
+
+    async def logits(self, call: Call, model: EdgeModel, asked: Texts) -> list[list[float]]:
+        """A row for each text. ServiceError or ClientGone where there is none."""
+        self.check_count(len(asked.texts))
+        call.model, call.texts = model.served.name, len(asked.texts)
+        timeout_s = min(call.timeout_s, asked.timeout_s or call.timeout_s)
+        with model.in_use():
+            tokens = await self.tokenized(call, model, lambda: self._encode(model, asked), texts=asked.texts)
+            call.tokens = sum(tokens.lengths)
+            job = Job(0, model.place, call.arrived_at + timeout_s, time.monotonic(), tokens.lengths, tokens.ids, tokens.types)
+            reply = await self.dispatcher.answered(call, job, timeout_s=timeout_s)
+        if reply.failed:
+            failed = min(reply.failed)
+            raise errors.backend(tokens.owners[failed] if tokens.owners else failed)
+        return combined(reply.rows, owners=tokens.owners, weights=tokens.weights) if tokens.owners else reply.rows
+
+    def finished(self, call: Call, model: EdgeModel) -> Headers:
+        """Observes a request that is about to be answered; the headers that say how it went."""
+        self.tally.observed(model.meter.duration, time.perf_counter() - call.started_at)
+        return how_it_went(call)
+
+    def check_count(self, texts: int) -> None:
+        """ServiceError 422 for more texts than one request may hold."""
+        limit = self.settings.max_client_batch_size
+        if texts > limit:
+            raise errors.validation(f"inputs: {texts} texts exceed the limit of {limit}; send fewer")
+
+    async def tokenized(self, call: Call, model: EdgeModel, encode: Callable[[], Made], *, texts: Sequence[Text]) -> Made:
+        """What `encode` makes of the texts."""
+        call.tokenization_started_at = time.perf_counter()
+        encoded = await self.made(call, encode, characters=sum(len(text) + len(partner or "") for text, partner in texts))
+        call.tokenized_at = time.perf_counter()
+        self.tally.observed(model.meter.tokenization, call.tokenized_at - call.tokenization_started_at)
+        return encoded
+
+    async def made(self, call: Call, make: Callable[[], Made], *, characters: int) -> Made:
+        """What `make` makes of so many characters: at once, in a thread, or when its turn comes; 504 if that is too late."""
+        if characters <= INLINE_CHARACTERS:
+            return make()
+
+        def make_in_time() -> Made:
+            if time.monotonic() > call.arrived_at + call.timeout_s:
+                raise errors.timed_out(call.timeout_s)
+            return make()
+
+        turn = self._large if characters > LARGE_CHARACTERS else None
+        return await asyncio.get_running_loop().run_in_executor(turn, make_in_time)
+
+    def _encode(self, model: EdgeModel, asked: Texts) -> Tokens:
+        if asked.window:
+            return model.encoder.encode_windows(asked.texts, max_windows=self.settings.max_client_batch_size)
+        truncate = self.settings.auto_truncate if asked.truncate is None else asked.truncate
+        return model.encoder.encode(asked.texts, truncate=truncate, from_left=asked.truncate_left)
+
+
+def how_it_went(call: Call) -> Headers:
+    """The headers of a request that a model has answered."""
+    return [
+        (b"x-model", call.model.encode()),
+        (b"x-tokens", b"%d" % call.tokens),
+        (b"x-queue-time-ms", b"%.3f" % (1000 * call.queue_s)),
+        (b"x-inference-time-ms", b"%.3f" % (1000 * call.inference_s)),
+        (b"x-total-time-ms", b"%.3f" % (1000 * (time.perf_counter() - call.started_at))),
+    ]

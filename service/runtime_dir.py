@@ -1,0 +1,58 @@
+"""The folder of one running service: what its processes leave for each other, and nothing that outlives it."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "valence-"
+LOCK = "alive"
+
+
+class RuntimeDir:
+    """Where each file lies. Prometheus' files of all processes lie beside them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.roster = path / "models.json"
+        self.followers = path / "followers"
+        self.draining = path / "draining"  # there while the service is about to stop
+        self.refusal = path / "refused"  # why a worker could not load a model: one sentence
+        self.busy_cores = path / "busy"
+        self.speaker = path / "speaker"  # locked by the HTTP process that says what all of them see
+
+    def socket(self, worker: int) -> Path:
+        """The Unix socket that a worker listens on."""
+        return self.path / f"worker-{worker}.sock"
+
+    @classmethod
+    def create(cls) -> "RuntimeDir":
+        """A new one, in use as long as this process or one forked from it lives. Removes those of services that were killed."""
+        remove_abandoned(Path(tempfile.gettempdir()))
+        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        new = path / f"{LOCK}.new"
+        fcntl.flock(os.open(new, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)  # held until the process ends
+        new.rename(path / LOCK)  # only now: whoever finds it unlocked removes the folder
+        return cls(path)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes the folders of services that are gone: nobody holds their lock. Those of other users stay."""
+    for lock in parent.glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError), lock.open("r+b") as opened:
+            if locked(opened.fileno()):
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def locked(descriptor: int) -> bool:
+    """Whether we hold the lock of an open file now; it ends when the file is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,47 @@
+"""A batch that failed: its texts are tried in ever smaller parts, so that one bad text fails alone."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from service.engine.engine import Engine, FloatArray
+from service.engine.faults import FAULTS_OF_TEXTS, cuda_answers, is_out_of_memory
+from service.worker.queue import QueuedText
+
+log = logging.getLogger("valence.worker")
+Relieve = Callable[[int], None]
+
+
+def score(engine: Engine, batch: Sequence[QueuedText], *, relieve: Relieve) -> tuple[FloatArray, frozenset[int]]:
+    """Logits (texts, labels), and the places in the batch that the model raised on, whose rows mean nothing."""
+    try:
+        return engine.logits([text.text for text in batch]), frozenset()
+    except FAULTS_OF_TEXTS as error:
+        return score_halves(engine, batch, error, relieve=relieve)
+
+
+def score_halves(
+    engine: Engine, batch: Sequence[QueuedText], error: Exception, *, relieve: Relieve
+) -> tuple[FloatArray, frozenset[int]]:
+    """What `score` gives, for a batch that failed: it is halved until the text at fault stands alone, so its neighbours get their
+    scores. `relieve` is told the tokens of a batch that memory did not hold."""
+    if is_out_of_memory(error):
+        relieve(sum(len(text.text.ids) for text in batch))
+    elif engine.device.type == "cuda" and not cuda_answers():
+        raise error  # a CUDA error that sticks: the process must be replaced
+    if len(batch) == 1:
+        log.warning("the model failed on a text: %s", type(error).__name__, extra={"tokens": len(batch[0].text.ids)})
+        return np.zeros((1, 1), dtype=np.float32), frozenset({0})
+    middle = len(batch) // 2
+    first, first_failed = score(engine, batch[:middle], relieve=relieve)
+    second, second_failed = score(engine, batch[middle:], relieve=relieve)
+    return _stacked(first, second), first_failed | {middle + place for place in second_failed}
+
+
+def _stacked(first: FloatArray, second: FloatArray) -> FloatArray:
+    """The rows of a half in which every text failed know nothing of the number of labels."""
+    labels = max(first.shape[1], second.shape[1])
+    return np.concatenate(
+        [rows if rows.shape[1] == labels else np.zeros((len(rows), labels), rows.dtype) for rows in (first, second)]
+    )
