@@ -48,4 +48,4 @@ def pattern_of(path: str) -> re.Pattern[str]:
     >>> pattern_of("/models/{name}/predict").fullmatch("/models/mine/predict")["name"]
     'mine'
     """
-    return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path))
+    return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]*)", path))
