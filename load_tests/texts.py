@@ -1,4 +1,4 @@
-"""English user texts for load tests: reviews and short posts, put together from the parts below by a seeded generator.
+"""English user texts for load tests: reviews and short posts, composed of the parts below by a seeded generator.
 
     >>> user_texts(2, seed=7) == user_texts(2, seed=7)
     True
@@ -58,7 +58,7 @@ SHORT = (
 CLAUSES = (1, 2, 3, 4, 5)
 CLAUSE_WEIGHTS = (48, 33, 13, 5, 1)
 SHORT_SHARE = 0.12
-# Five clauses with an opener and a closer seldom come to more; what does is drawn again.
+# A longer text is drawn again, which is seldom needed.
 MAX_WORDS = 45
 
 
