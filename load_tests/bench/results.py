@@ -129,7 +129,7 @@ def neutral(text: str) -> str:
     >>> neutral(f"--model {tempfile.gettempdir()}/bench-x7k2/random-bert-base {ROOT}/models/builder.py")
     '--model random-bert-base models/builder.py'
     """
-    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+/", "", text.replace(f"{ROOT}/", ""))
+    return re.sub(rf"(?<!\w){re.escape(tempfile.gettempdir())}/[^/\s]+/", "", text.replace(f"{ROOT}/", ""))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from load_tests.bench.answers import AnswerCheck
 from load_tests.bench.markdown import to_markdown
 from load_tests.bench.plots import save_plots
 from load_tests.bench.promises import Promise, promises
-from load_tests.bench.results import Forward, Measured, Results, ServerResult, Unmeasured, to_dict, to_json
+from load_tests.bench.results import Forward, Measured, Results, ServerResult, Unmeasured, neutral, to_dict, to_json
 from load_tests.generator.report import Report
+from load_tests.servers import ROOT
 
 GOOD = AnswerCheck(texts=200, max_difference=1e-6, mean_difference=1e-7, equal_labels=1.0, failure="")
 WRONG = dataclasses.replace(GOOD, max_difference=0.5, failure="a probability differs by 0.5 (tolerated: 0.001)")
@@ -160,6 +162,20 @@ def test_json_holds_everything_and_no_nan() -> None:
     assert content["servers"][0]["loads"][0]["report"]["p50_ms"] is None
     assert content["servers"][1]["open_loads"][1]["rate"] == 400.0
     assert content["servers"][1]["answers"]["equal_labels"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (f"{tempfile.gettempdir()}/bench-x7k2/random-bert-base", "random-bert-base"),
+        (f"bench={tempfile.gettempdir()}/bench-x7k2/plain/config.json", "bench=plain/config.json"),
+        (f"{ROOT}/models/builder.py", "models/builder.py"),
+        ("models/checkpoints/sentiment-bert", "models/checkpoints/sentiment-bert"),
+        (f"/var{tempfile.gettempdir()}/bench-x7k2/model", f"/var{tempfile.gettempdir()}/bench-x7k2/model"),
+    ],
+)
+def test_a_record_names_no_folder_of_the_run_or_the_repository(path: str, shown: str) -> None:
+    assert neutral(f"--model {path} --port 1") == f"--model {shown} --port 1"
 
 
 def test_saturation_is_of_single_texts() -> None:
