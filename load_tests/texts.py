@@ -63,7 +63,7 @@ MAX_WORDS = 45
 
 
 def user_texts(count: int, *, seed: int = 0) -> list[str]:
-    """`count` texts of 2 to `MAX_WORDS` words; the same seed gives the same texts, and a long list begins with a short one."""
+    """`count` texts of 2 to `MAX_WORDS` words; with the same seed a longer list begins with the shorter one's texts."""
     rng = random.Random(seed)
     return [_user_text(rng) for _ in range(count)]
 

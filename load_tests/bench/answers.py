@@ -49,7 +49,7 @@ class AnswerCheck:
 
 
 def compare(found: Sequence[Scores], expected: Sequence[Scores], *, dtype: str) -> AnswerCheck:
-    """AnswerError if a text has no answer or other labels.
+    """Compares scores text by text. AnswerError if a text has no answer or other labels.
 
     >>> compare([{"a": 0.6, "b": 0.4}], [{"a": 0.8, "b": 0.2}], dtype="float32").failure
     'a probability differs by 0.2 (tolerated: 0.001)'

@@ -94,7 +94,7 @@ def draw_lines(axes: Any, panel: Panel, window: Window) -> None:
     axes.set_ylim(0, max(axes.get_ylim()[1], 1))
     axes.tick_params(labelsize=7)
     axes.grid(visible=True, linewidth=0.3)
-    if axes.get_legend_handles_labels()[1]:  # none where there is no data
+    if axes.get_legend_handles_labels()[1]:  # a panel without data has no legend
         columns = 2 if panel["gridPos"]["w"] < 8 else 4
         axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=columns, frameon=False)
 

@@ -71,7 +71,7 @@ def summed(parts: Sequence[Recorded], *, texts_per_request: int) -> Report:
 
 
 def percentile(ascending: Sequence[float], share: float) -> float:
-    """Nearest rank: the smallest value such that a share of at least `share` is no larger; NaN if there are no values.
+    """Nearest rank: the smallest value that at least this share of the values do not exceed; NaN if there are none.
 
     >>> percentile([1.0, 2.0, 3.0, 4.0], 0.5)
     2.0
