@@ -47,10 +47,10 @@ bench: $(VENV)/.all
 	$(BIN)/python -m load_tests.bench $(ARGS)
 
 bench-gpu: $(VENV)/.all
-	$(BIN)/python -m load_tests.bench_gpu $(ARGS)
+	$(BIN)/python -m load_tests.bench.gpu $(ARGS)
 
 load: $(VENV)/.all
-	$(BIN)/python -m load_tests.run_load $(ARGS)
+	$(BIN)/python -m load_tests.locust_load $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venvs

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from load_tests.generator import DEFAULT_TEXTS, Load, run
-from load_tests.results import table
+from load_tests.bench.results import table
+from load_tests.generator.load import DEFAULT_TEXTS, Load, run
 from load_tests.servers import ServerError, exit_on_sigterm, idle_cpu_percent, running
 from load_tests.texts import user_texts
 
@@ -30,7 +30,7 @@ Table = list[list[str]]
 
 
 def main() -> int:
-    """0; 1 if a server did not start."""
+    """0, or 1 if a server did not start."""
     options = parser().parse_args()
     exit_on_sigterm()
     try:
@@ -89,7 +89,7 @@ def ask(port: int, text: str) -> tuple[int, float]:
 
 
 def by_models(options: argparse.Namespace) -> Table:
-    """One model is asked; the others idle."""
+    """One of the models is asked; the others are idle."""
     rows = []
     for models in MODELS:
         with service(options, models=models) as process:

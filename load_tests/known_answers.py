@@ -1,9 +1,9 @@
 """`python -m load_tests.known_answers`: many requests whose answers are known, compared one by one, while memory is watched.
 
-Each text is scored alone first, on an otherwise idle service. Then many connections send them in requests of one text to a few,
-to all served models at once, and every logit that comes back is held against the one known. Memory is looked at after a tenth of
-the requests, which is the warm-up, and after each tenth that follows. Prints what was found; the exit status is 1 if an answer
-was wrong or missing, if a process ended, or if one was ever more than `GROWTH_LIMIT` larger than after the warm-up.
+Each text is first scored alone on an idle service. Then many connections send requests of one or a few texts to all served
+models at once, and every logit that comes back is compared with the known one. Memory is read after each tenth of the requests;
+the first tenth is the warm-up. Prints what was found. The exit status is 1 if an answer was wrong or missing, if a process ended,
+or if a process was ever larger than after the warm-up by more than `GROWTH_LIMIT`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 import psutil
 
-from load_tests.generator import event_loop
+from load_tests.generator.load import event_loop
 from load_tests.servers import ROOT, ServerError, exit_on_sigterm, running
 from load_tests.texts import user_texts
 
@@ -41,7 +41,7 @@ class Found:
     resident: list[dict[int, int]] = field(default_factory=list)
 
     def growths(self) -> dict[int, float]:
-        """By how much each process was larger than after the warm-up, at most; infinite for one that ended or came later."""
+        """The most by which each process was larger than after the warm-up; infinite for one that ended or came later."""
         first, *later = self.resident
         return {
             pid: max((look[pid] / first[pid] - 1 if pid in look and pid in first else math.inf) for look in later)
@@ -114,7 +114,7 @@ async def check(options: argparse.Namespace, process: psutil.Process) -> int:
 
 
 async def ask_alone(port: int, models: Sequence[str], texts: Sequence[str]) -> dict[tuple[str, str], Logits]:
-    """The answers, by (model, text)."""
+    """The known answers, by (model, text)."""
     client = Client(port)
     await client.open()
     return {(model, text): (await client.ask(model, [text]))[0] for model in models for text in texts}
@@ -128,7 +128,7 @@ async def ask_all(
     *,
     look: Callable[[], dict[int, int]],
 ) -> Found:
-    """All requests over all connections, and a look at the memory after each tenth."""
+    """Sends all requests over all connections, with a look at the memory after each tenth."""
     found = Found()
     left = looking(options.requests, found, look)
 
@@ -154,7 +154,7 @@ async def ask_all(
 
 
 def looking(requests: int, found: Found, look: Callable[[], dict[int, int]]) -> Iterator[int]:
-    """The requests' numbers; what is looked at, while they run, goes to `found`."""
+    """Yields the requests' numbers, and adds a look at the memory to `found` after each tenth but the last."""
     step = max(1, requests // LOOKS)
     for number in range(requests):
         if number and number % step == 0 and len(found.resident) < LOOKS - 1:
@@ -171,7 +171,7 @@ def compare(found: Found, answers: Sequence[Logits], expected: Sequence[Logits],
     for answer, right in zip(answers, expected, strict=True):
         differences = [abs(answer[label] - right[label]) for label in right] if answer.keys() == right.keys() else [math.inf]
         found.worst = max(found.worst, *differences)
-        if not all(difference <= tolerance for difference in differences):  # NaN is above none, and below none
+        if not all(difference <= tolerance for difference in differences):  # written so that NaN counts as wrong
             found.wrong.append(f"{dict(answer)} where {dict(right)} is right")
 
 

@@ -25,9 +25,9 @@ class ServerError(Exception):
 def running(
     arguments: Sequence[str], *, ready_url: str, log: Path, timeout_s: float = 300.0, python: Path = Path(sys.executable)
 ) -> Iterator[psutil.Process]:
-    """`python ARGUMENTS` as a process of its own, from the first 200 of `ready_url` on; stopped by SIGTERM at the end.
+    """Starts `python ARGUMENTS`, yields its process once `ready_url` answers 200, and stops it at the end.
 
-    ServerError if it ends before or takes more than `timeout_s`, or if something else answers at that address already."""
+    ServerError if it ends before that or takes more than `timeout_s`, or if something answers at that address already."""
     if _answers(ready_url):
         raise ServerError(f"{ready_url} answers already; stop that server, or choose another port")
     with log.open("wb") as output:
@@ -43,12 +43,12 @@ def running(
 
 
 def exit_on_sigterm() -> None:
-    """Lets SIGTERM unwind this process as Ctrl-C does, so that the servers it started are stopped."""
+    """Makes SIGTERM raise SystemExit, so that this process first stops the servers it started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL to whatever it leaves: stock LitServe leaves its children serving the port."""
+    """SIGTERM to the process, then SIGKILL to all that is left: stock LitServe leaves its children serving the port."""
     tree = _tree(process.pid)
     process.terminate()
     try:
@@ -71,11 +71,11 @@ def idle_cpu_percent(process: psutil.Process, *, seconds: float) -> float:
 
 
 def busy_cores(process: psutil.Process, *, seconds: float) -> float:
-    """Cores that everything but the process and its descendants kept busy over `seconds`, this process included."""
+    """Cores that everything else on the machine kept busy over `seconds`: all but the process and its descendants."""
     before, ours, started_at = _machine_cpu_s(), _cpu_s(process), time.perf_counter()
     time.sleep(seconds)
     elapsed_s = time.perf_counter() - started_at
-    ours = max(0.0, _cpu_s(process) - ours)  # what a child that ended had used is no longer in the sum
+    ours = max(0.0, _cpu_s(process) - ours)  # a child that ended meanwhile is missing from the second sum
     return max(0.0, _machine_cpu_s() - before - ours) / elapsed_s
 
 

@@ -1,4 +1,4 @@
-"""English user texts for load tests: reviews and short posts, put together from the parts below by a seeded generator.
+"""English user texts for load tests: reviews and short posts, composed of the parts below by a seeded generator.
 
     >>> user_texts(2, seed=7) == user_texts(2, seed=7)
     True
@@ -58,12 +58,12 @@ SHORT = (
 CLAUSES = (1, 2, 3, 4, 5)
 CLAUSE_WEIGHTS = (48, 33, 13, 5, 1)
 SHORT_SHARE = 0.12
-# Five clauses with an opener and a closer seldom come to more; what does is drawn again.
+# A longer text is drawn again, which is seldom needed.
 MAX_WORDS = 45
 
 
 def user_texts(count: int, *, seed: int = 0) -> list[str]:
-    """`count` texts of 2 to `MAX_WORDS` words; the same seed gives the same texts, and a long list begins with a short one."""
+    """`count` texts of 2 to `MAX_WORDS` words; with the same seed a longer list begins with the shorter one's texts."""
     rng = random.Random(seed)
     return [_user_text(rng) for _ in range(count)]
 

@@ -1,5 +1,5 @@
-"""The command line that every peer takes; what a peer adds to it is what the benchmark's grid tries. And what the peers that are
-FastAPI apps under uvicorn share."""
+"""The command line of every peer, and what the FastAPI apps among them share. A peer adds the flags that the benchmark's grid
+tries."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ def peer_parser(name: str, *, dtypes: tuple[str, ...] = ("float32",)) -> argpars
 
 
 def app_parser(name: str, *, dtypes: tuple[str, ...], batch: str) -> argparse.ArgumentParser:
-    """A FastAPI app's; `batch` says what its batch size is."""
+    """The command line of a FastAPI app; `batch` is the help text of its batch size."""
     result = peer_parser(name, dtypes=dtypes)
     result.add_argument("--workers", type=int, default=1, help="uvicorn's processes")
     result.add_argument("--threads", type=int, default=1, help="threads of one worker's forward")
@@ -24,7 +24,7 @@ def app_parser(name: str, *, dtypes: tuple[str, ...], batch: str) -> argparse.Ar
 
 
 def serve_app(name: str, options: argparse.Namespace) -> None:
-    """The peer's `create_app` until a signal. Each worker calls it, with the command line of the main process."""
+    """Serves the peer's `create_app` until a signal. Each worker calls it, with the command line of the main process."""
     import uvicorn  # not every peer's environment holds it
 
     uvicorn.run(

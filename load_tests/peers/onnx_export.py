@@ -13,8 +13,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore
 from transformers import AutoModelForSequenceClassification
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# Of all products this one loses most: left in float32, the mean error of a probability falls from 0.0195 to 0.0167 on 256 texts
-# of load_tests.texts, for 4% of the speed.
+# Of all matrix products this one loses most precision in int8. In float32 the mean error of a probability falls from 0.0195 to
+# 0.0167 on 256 texts of load_tests.texts, for 4% of the speed.
 FLOAT32_NODE = "layer.0/output/dense/MatMul"
 
 

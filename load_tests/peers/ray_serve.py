@@ -68,7 +68,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace, folder: str) -> None:
     """Ray's own files go to `folder`."""
-    # Ray counts cores in its own books only; the proxy and the controller need none of them.
+    # Only an account: Ray binds nothing to cores. A replica takes one from it, the proxy and the controller take none.
     ray.init(include_dashboard=False, log_to_driver=False, num_cpus=options.replicas, _temp_dir=folder)
     serve.start(http_options={"host": "127.0.0.1", "port": options.port})
     deployment = serve.deployment(

@@ -17,7 +17,7 @@ SAFETY_S = 240
 
 def run_load(*arguments: str, results: Path) -> tuple[int, str]:
     """(exit status, what it said)."""
-    command = [sys.executable, "-m", "load_tests.run_load", "--seconds", SECONDS, "--results", str(results), *arguments]
+    command = [sys.executable, "-m", "load_tests.locust_load", "--seconds", SECONDS, "--results", str(results), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SAFETY_S, check=False)
     return done.returncode, done.stdout + done.stderr
 

@@ -124,7 +124,7 @@ def test_the_dashboards_query_has_an_answer(prometheus: httpx.Client, expression
 @needs_prometheus
 def test_the_dashboard_is_drawn_for_the_documentation(prometheus: httpx.Client, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra `load` is not installed")
-    from load_tests.dashboard_panels import Window, draw_dashboard
+    from load_tests.dashboard.panels import Window, draw_dashboard
 
     url = str(prometheus.base_url).partition("/api")[0]
     now = time.time()

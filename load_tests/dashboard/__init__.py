@@ -1,0 +1,1 @@
+"""A picture of Grafana's dashboard without Grafana: `picture` makes the load, `panels` draws what Prometheus then knows."""
