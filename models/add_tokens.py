@@ -6,7 +6,6 @@ is written is a checkpoint folder with a tokenizer of its own, which the service
 """
 
 import argparse
-import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from models import register_architectures
 from models.int8 import RANGES_FILE, load_ranges, save_ranges, write_ranges
 from models.loading import load_classifier, tokenizer_folder
+from models.registration import register
 
 # A word of a script with spaces is a word by itself, so that "ape" does not cut "paper"; in Chinese no space says where one ends.
 SPACED_WORD = re.compile(r"(?=\w)[^\u3040-\u30ff\u3400-\u9fff]*(?<=\w)")
@@ -29,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     disable_progress_bar()
     try:
-        register_architectures()
-        for module in options.import_module:
-            importlib.import_module(module)
+        register(options.import_module)
         if options.to.exists() and any(options.to.iterdir()):
             raise ValueError(f"--to {options.to}: the folder is not empty")
         model = load_classifier(options.checkpoint)

@@ -9,7 +9,6 @@ works where this repository was never seen. `HF_TOKEN` or `hf auth login` says w
 
 import argparse
 import ast
-import importlib
 import shutil
 import sys
 import tempfile
@@ -24,10 +23,10 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from models import register_architectures
 from models.int8 import RANGES_FILE
 from models.int8.ranges import fingerprint
 from models.loading import load_classifier, tokenizer_folder
+from models.registration import register
 
 # What whoever loads an architecture has beside the standard library: transformers and what it brings.
 LIBRARIES = frozenset({"torch", "transformers", "huggingface_hub", "numpy", "safetensors", "tokenizers"})
@@ -47,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("no token: set HF_TOKEN, or log in with `hf auth login`")
         if options.dry_run is not None and options.dry_run.exists() and any(options.dry_run.iterdir()):
             raise ValueError(f"--dry-run {options.dry_run}: the folder is not empty")
-        register_architectures()
-        for module in options.import_module:
-            importlib.import_module(module)
+        register(options.import_module)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             write_folder(options.checkpoint, folder, repo=options.repo, tokenizer=options.tokenizer)
