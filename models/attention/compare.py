@@ -12,7 +12,6 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import linear_regression
 
@@ -20,7 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.attention import pictures
 from models.attention.patterns import Pattern
+from models.attention.pictures import Cost
 from models.attention.sparse import sparse_attention_forward
 from models.measuring import peak_anew, resident_mib
 
@@ -38,15 +39,6 @@ HEADS, WIDTH = 2, 32
 REPEATS = 3
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one forward."""
-
-    length: int
-    time_ms: float
-    memory_mib: float
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table, and writes pictures where a folder is given. 2 for a wrong argument, which one sentence names."""
     options = parser().parse_args(arguments)
@@ -56,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(table(costs, lengths), end="")
     if options.pictures:
-        from models.attention import pictures
-
         options.pictures.mkdir(parents=True, exist_ok=True)
         pictures.draw_costs(costs, options.pictures / "sparse-attention-cost.png")
         pictures.draw_masks(options.pictures / "sparse-attention-masks.png")

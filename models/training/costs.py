@@ -25,8 +25,9 @@ from transformers import (
 
 from models import register_architectures
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
+from models.loading import TOKENIZERS
 from models.measuring import in_new_process, measured, now_s
-from models.training.recipes import BERT, TOKENIZERS
+from models.training.recipes.table import BERT
 from models.training.trainer import ClassifierTrainer, Runtime, Schedule, collator, prepare, training_arguments
 
 STEPS = 6  # the first one, in which kernels and optimizer states are made, is told apart
