@@ -28,9 +28,9 @@ from models.int8.ranges import fingerprint
 from models.loading import load_classifier, tokenizer_folder
 from models.registration import register
 
-# What whoever loads an architecture has beside the standard library: transformers and what it brings.
+# What an architecture may import beside the standard library: transformers and what it brings are there wherever it is loaded.
 LIBRARIES = frozenset({"torch", "transformers", "huggingface_hub", "numpy", "safetensors", "tokenizers"})
-# Files of an earlier commit that a new one does not overwrite would be loaded along with it, or instead of it.
+# Files of an earlier commit that are deleted: one that is not overwritten would be loaded along with the new ones, or instead.
 REPLACED = ["*.py", "*.safetensors", "*.safetensors.index.json", "*.bin"]
 
 
@@ -161,7 +161,8 @@ model = AutoModelForSequenceClassification.from_pretrained("{repo}"{trust})
 
 
 def push(folder: Path, *, repo: str, branch: str | None, private: bool) -> str:
-    """One commit of the folder; its address. ValueError where `private` is asked for a repository that is public already."""
+    """Pushes the folder in one commit and returns the commit's address. ValueError where `private` is asked for a repository that
+    is public already."""
     api = HfApi()
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.model_info(repo).private:

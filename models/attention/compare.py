@@ -1,9 +1,9 @@
 """`python -m models.attention.compare`: what each attention pattern costs as texts grow, as a table and pictures.
 
 One forward of attention alone (queries, keys and values given), on the CPU in float32, 2 heads of 32, one thread. Time is the
-processor's, which other programs on the machine disturb least. Each measurement is a process of its own (forked, which spares the
-imports), so that its peak of resident memory, less what it held just before, is its own. "slope" is that of log cost against log
-length over the longer half of the lengths: 1 is linear, 2 quadratic. `--train` adds accuracy on long film reviews.
+processor's, which other programs on the machine disturb least. Memory is by how much the forward raises the peak of resident
+memory; so each measurement has a process of its own, forked to spare the imports. "slope" is that of log cost against log length
+over the longer half of the lengths: 1 is linear, 2 quadratic. `--train` adds accuracy on long film reviews.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def in_new_process(kind: str, length: int) -> Cost:
-    """A forked process must find torch's threads unused, so this one never computes."""
+    """Measures in a forked process. torch's threads do not survive a fork, so this process never computes."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return Cost(length, *pool.apply(measure, (kind, length)))
 

@@ -1,7 +1,7 @@
-"""What each attention pattern costs, and finds, in a small `custom_bert` trained on long film reviews.
+"""How accurate each attention pattern is on long film reviews, and what its training costs, by a small `custom_bert`.
 
-Each pattern's model starts from the same random layers and from MiniLM's embeddings, narrowed, and is trained by the code that
-trains the shipped checkpoints, on packs, in a process of its own.
+Every pattern's model starts from the same random layers and from MiniLM's embeddings, narrowed. It is trained on packs, by the
+code that trains the shipped checkpoints, in a process of its own.
 """
 
 import contextlib

@@ -9,8 +9,8 @@ Shapes: `B` batch, `L` length, `T` places of a batch, `E` embedding width, `D` w
 
 A batch comes in one of two forms. Padded: `input_ids_BL` and `attention_mask_BL` (left, right or no padding). Packed:
 `input_ids` of shape (1, T), the texts one after another, with int32 `cu_seq_lens_q` of shape (S + 1). Both become the same flat
-row of T places, each of which belongs to a text or to none. For a convolution zeros are put between the texts, so that a window
-that reaches over an end meets nothing, whatever stands beside the text:
+row of T places, each of which belongs to a text or to none. Before a convolution zeros are put between the texts. So a window
+that reaches beyond its text meets zeros, whatever the next text is:
 
     packed     a b c | d | e f            cu_seq_lens_q 0 3 4 6
     text_T     0 0 0   1   2 2
@@ -33,8 +33,8 @@ from .configuration_gated_conv import GatedConvConfig
 
 @dataclass(frozen=True)
 class Texts:
-    """Where the texts of a batch lie. `text_T`: the text of each place, the number of texts where it holds no token;
-    `run_T`: how many texts or rows begin before it; `lengths_S`: each text's tokens."""
+    """Where the texts of a batch lie. `text_T`: the index of each place's text; where there is no token, the number of texts.
+    `run_T`: how many texts, or rows of padded input, end before the place. `lengths_S`: how many tokens each text has."""
 
     text_T: torch.Tensor
     run_T: torch.Tensor
@@ -42,7 +42,7 @@ class Texts:
 
     @classmethod
     def of_pack(cls, cu_seq_lens: torch.Tensor, *, places: int) -> "Texts":
-        """A place belongs to the first text that ends after it; an empty text has none. Nothing is read on the host."""
+        """A place belongs to the first text that ends after it; an empty text has none. The host waits for no value."""
         place_T = torch.arange(places, dtype=cu_seq_lens.dtype, device=cu_seq_lens.device)
         text_T = torch.bucketize(place_T, cu_seq_lens[1:], right=True)
         return cls(text_T, text_T, cu_seq_lens.diff())
@@ -73,7 +73,7 @@ class Texts:
 class GatedConvConvolution(nn.Module):
     """Depthwise: output t of a channel is the sum of its window t - K // 2 ... t + K // 2, weighted for each channel.
 
-    A sum of K shifted products, since a compiled convolution would be one for each number of tokens that a batch can have."""
+    It is a sum of K shifted products: torch would compile a convolution anew for each number of tokens that a batch can have."""
 
     def __init__(self, config: GatedConvConfig) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class GatedConvPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The base class' initialisation, and kernels whose output is as wide as their input."""
+        """The base class' initialisation, and kernels whose output has the spread of their input."""
         super()._init_weights(module)
         if isinstance(module, GatedConvConvolution):
             init.normal_(module.weight, std=len(module.weight) ** -0.5)

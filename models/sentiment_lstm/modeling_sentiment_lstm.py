@@ -40,7 +40,7 @@ class Texts:
 
     @classmethod
     def of_lengths(cls, lengths_S: torch.Tensor, *, device: torch.device) -> "Texts":
-        """`lengths_S`: int64, on the CPU, where the indices are made, so that a GPU is asked only once."""
+        """`lengths_S`: int64, on the CPU. The indices are made there, so that a GPU is waited for only once."""
         starts_S = lengths_S.cumsum(0) - lengths_S
         order_S = lengths_S.argsort(descending=True, stable=True)
         steps_L1 = torch.arange(int(lengths_S.amax())).unsqueeze(1)

@@ -27,7 +27,8 @@ from .configuration_template_name import TemplateNameConfig
 
 @dataclass(frozen=True)
 class Texts:
-    """The text of each place, `text_T` (the number of texts where it holds no token), and each text's tokens, `lengths_S`."""
+    """`text_T`: the index of each place's text; where there is no token, the number of texts. `lengths_S`: how many tokens each
+    text has."""
 
     text_T: torch.Tensor
     lengths_S: torch.Tensor
