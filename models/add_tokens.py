@@ -1,12 +1,11 @@
 """`python -m models.add_tokens CHECKPOINT --tokens WORD ... --to FOLDER`: a trained classifier with a larger vocabulary.
 
-A word that its tokenizer cuts into pieces (a brand, slang, a ticker) becomes one token, whose embedding is the mean of those
-pieces' embeddings, a start for training on; `--special` adds markers such as "[USER]" that no rule of the tokenizer touches. What
-is written is a checkpoint folder with a tokenizer of its own, which the service serves as it is.
+A word that the tokenizer cuts into pieces (a brand, slang, a ticker) becomes one token. Its embedding is the mean of the pieces'
+embeddings, from which it can be trained on. `--special` adds markers such as "[USER]", which no rule of the tokenizer touches.
+The new folder holds a tokenizer of its own, and the service serves it as it is.
 """
 
 import argparse
-import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -16,11 +15,12 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from models import register_architectures
 from models.int8 import RANGES_FILE, load_ranges, save_ranges, write_ranges
 from models.loading import load_classifier, tokenizer_folder
+from models.registration import register
 
-# A word of a script with spaces is a word by itself, so that "ape" does not cut "paper"; in Chinese no space says where one ends.
+# In a script with spaces a new word is found as a whole word only, so that "ape" does not cut "paper". Chinese and Japanese have
+# no spaces to say where a word ends.
 SPACED_WORD = re.compile(r"(?=\w)[^\u3040-\u30ff\u3400-\u9fff]*(?<=\w)")
 
 
@@ -29,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     disable_progress_bar()
     try:
-        register_architectures()
-        for module in options.import_module:
-            importlib.import_module(module)
+        register(options.import_module)
         if options.to.exists() and any(options.to.iterdir()):
             raise ValueError(f"--to {options.to}: the folder is not empty")
         model = load_classifier(options.checkpoint)
@@ -75,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 def add_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str], *, special: bool = False
 ) -> dict[str, list[str]]:
-    """Adds what the tokenizer lacks of `tokens` to both, in place; by token, the pieces whose mean its embedding is.
+    """Adds to both, in place, those of `tokens` that the tokenizer lacks. Returns each one's pieces, whose mean its embedding is.
 
     A token without pieces that mean anything gets the mean of all rows. Raises ValueError for a blank token, for one that the
     tokenizer would never find, and where nothing is new.
@@ -112,7 +110,7 @@ def new_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str], *, spe
 
 
 def old_pieces(tokenizer: PreTrainedTokenizerFast, token: str) -> list[int]:
-    """What the tokenizer makes of `token` now, less the marks that stand for a space alone."""
+    """What the tokenizer makes of `token` now, without the pieces that stand for a space alone."""
     if not token.strip():
         raise ValueError(f"{token!r} is blank; a token needs a character")
     ids = tokenizer(token, add_special_tokens=False)["input_ids"]
@@ -120,8 +118,8 @@ def old_pieces(tokenizer: PreTrainedTokenizerFast, token: str) -> list[int]:
 
 
 def as_added(token: str, *, special: bool) -> AddedToken:
-    """How the tokenizer looks for `token`: a marker as it stands, anything else in the normalized text; a word takes the space
-    before it along, which would be a token of its own."""
+    """How the tokenizer looks for `token`: for a marker in the raw text, for anything else in the normalized text. A word
+    includes the space before it, which would otherwise be a token of its own."""
     alone = not special and SPACED_WORD.fullmatch(token) is not None
     return AddedToken(token, single_word=alone, lstrip=alone, normalized=not special, special=special)
 
@@ -137,7 +135,8 @@ def save(
 ) -> None:
     """Writes weights, tokenizer and card, and int8 ranges where `checkpoint` has some or `texts` are given.
 
-    A mean of old rows lies within what the first layer has seen, so the old ranges hold, and are written for the new weights.
+    A mean of old rows lies within what the first layer has seen, so the old ranges hold. They are written again, with the
+    fingerprint of the new weights.
     """
     ranges = load_ranges(checkpoint) if texts is None and (checkpoint / RANGES_FILE).is_file() else None
     if hasattr(model.config, "tokenizer_name"):

@@ -1,19 +1,30 @@
-"""A checkpoint folder's classifier, and where its tokenizer lies."""
+"""A checkpoint folder's classifier and tokenizer, and where the shipped ones lie."""
 
 from pathlib import Path
+from typing import Literal
 
+import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TOKENIZERS = Path(__file__).parent.parent / "tokenizers_store"
 
 
-def load_classifier(checkpoint: Path) -> PreTrainedModel:
-    """In the precision of its weights. ValueError where they are not all those of the architecture: transformers would draw the
-    others at random. OSError where a file is missing."""
+def load_classifier(checkpoint: Path, *, dtype: torch.dtype | Literal["auto"] = "auto") -> PreTrainedModel:
+    """The classifier; "auto" keeps the precision of the weights on disk.
+
+    Raises ValueError where the folder lacks a weight or has one of another shape, which transformers would draw at random, and
+    OSError where a file is missing.
+    """
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint / 'config.json'}: no such file; name a checkpoint folder")
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+        checkpoint,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
     )
     wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if wrong:
@@ -24,6 +35,6 @@ def load_classifier(checkpoint: Path) -> PreTrainedModel:
 
 
 def tokenizer_folder(checkpoint: Path, model: PreTrainedModel) -> Path:
-    """As the service finds it: in the checkpoint, else the one of `tokenizers_store` that the config names."""
+    """Where the service looks for the tokenizer: in the checkpoint, else in `tokenizers_store` under the name in its config."""
     name = getattr(model.config, "tokenizer_name", None)
     return checkpoint if (checkpoint / "tokenizer.json").is_file() or name is None else TOKENIZERS / name

@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Spent:
-    """On the CPU processor time, which other programs on the machine disturb least, and the rise of the process's resident peak;
-    on CUDA time by the clock, and the rise of the allocator's peak."""
+    """On the CPU: processor time, which other programs disturb least, and by how much the peak of resident memory rose. On CUDA:
+    time by the clock, and by how much the allocator's peak rose."""
 
     time_s: float
     memory_mib: float
@@ -41,7 +41,7 @@ def measured(work: Callable[[], T], *, device: str) -> tuple[T, Spent]:
 
 
 def now_s(device: str) -> float:
-    """A clock for differences."""
+    """Seconds; only their differences mean something."""
     if device == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()

@@ -9,7 +9,6 @@ works where this repository was never seen. `HF_TOKEN` or `hf auth login` says w
 
 import argparse
 import ast
-import importlib
 import shutil
 import sys
 import tempfile
@@ -24,14 +23,14 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from models import register_architectures
 from models.int8 import RANGES_FILE
 from models.int8.ranges import fingerprint
 from models.loading import load_classifier, tokenizer_folder
+from models.registration import register
 
-# What whoever loads an architecture has beside the standard library: transformers and what it brings.
+# What an architecture may import beside the standard library: transformers and what it brings are there wherever it is loaded.
 LIBRARIES = frozenset({"torch", "transformers", "huggingface_hub", "numpy", "safetensors", "tokenizers"})
-# Files of an earlier commit that a new one does not overwrite would be loaded along with it, or instead of it.
+# Files of an earlier commit that are deleted: one that is not overwritten would be loaded along with the new ones, or instead.
 REPLACED = ["*.py", "*.safetensors", "*.safetensors.index.json", "*.bin"]
 
 
@@ -47,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("no token: set HF_TOKEN, or log in with `hf auth login`")
         if options.dry_run is not None and options.dry_run.exists() and any(options.dry_run.iterdir()):
             raise ValueError(f"--dry-run {options.dry_run}: the folder is not empty")
-        register_architectures()
-        for module in options.import_module:
-            importlib.import_module(module)
+        register(options.import_module)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             write_folder(options.checkpoint, folder, repo=options.repo, tokenizer=options.tokenizer)
@@ -164,7 +161,8 @@ model = AutoModelForSequenceClassification.from_pretrained("{repo}"{trust})
 
 
 def push(folder: Path, *, repo: str, branch: str | None, private: bool) -> str:
-    """One commit of the folder; its address. ValueError where `private` is asked for a repository that is public already."""
+    """Pushes the folder in one commit and returns the commit's address. ValueError where `private` is asked for a repository that
+    is public already."""
     api = HfApi()
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.model_info(repo).private:

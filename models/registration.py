@@ -1,5 +1,8 @@
 """Makes every architecture known to the Auto classes."""
 
+import importlib
+from collections.abc import Sequence
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -42,3 +45,10 @@ def register_architectures() -> None:
         AutoModel.register(config, base_model, exist_ok=True)
         AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
     AutoModelForMaskedLM.register(CustomBertConfig, CustomBertForMaskedLM, exist_ok=True)
+
+
+def register(modules: Sequence[str] = ()) -> None:
+    """This project's architectures, and those of a user's modules. ImportError for a module that is not there."""
+    register_architectures()
+    for module in modules:
+        importlib.import_module(module)

@@ -1,7 +1,8 @@
 """Imports run one way: service -> models, service and models -> nothing of each other's callers."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,22 @@ ROOT = Path(__file__).parent.parent
 ARCHITECTURES = sorted(path.parent.name for path in (ROOT / "models").glob("*/modeling_*.py"))
 
 
-def imported_modules(source: Path) -> Iterator[str]:
-    """The absolute dotted names that a file imports, at its top or inside a function."""
+def imports(source: Path) -> Iterator[tuple[str, list[str]]]:
+    """What a file imports, at its top or inside a function: a module's absolute name, and the names taken from it."""
     package = source.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join((*package[: len(package) - node.level + 1], node.module or "") if node.level else (node.module,))
-            yield base
-            yield from (f"{base.rstrip('.')}.{alias.name}" for alias in node.names)
+            yield base.rstrip("."), [alias.name for alias in node.names]
+
+
+def imported_modules(source: Path) -> Iterator[str]:
+    """The absolute dotted names that a file imports."""
+    for module, names in imports(source):
+        yield module
+        yield from (f"{module}.{name}" for name in names)
 
 
 def offenders(folder: str, *forbidden: str, outside: str | None = None) -> list[str]:
@@ -54,6 +61,29 @@ def test_load_tests_speak_http_only() -> None:
 def test_no_architecture_imports_another(architecture: str) -> None:
     others = [f"models.{name}" for name in ARCHITECTURES if name != architecture]
     assert offenders(f"models/{architecture}", *others) == []
+
+
+def module_of(source: Path) -> str:
+    """Its dotted name; a package's is that of its folder."""
+    return ".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("folder", ["models", "tokenizers_store", "load_tests"])
+def test_no_import_circle(folder: str) -> None:
+    """Nor one that is hidden in functions or type checking: graphlib's CycleError names the modules."""
+    sources = {module_of(source): source for source in (ROOT / folder).rglob("*.py")}
+    graph = {name: dependencies(source, sources.keys()) for name, source in sources.items()}
+    assert any(graph.values())
+    TopologicalSorter(graph).prepare()
+
+
+def dependencies(source: Path, modules: Set[str]) -> set[str]:
+    """Those of `modules` that a file imports; a package counts where a name is taken from its `__init__`."""
+    found = set()
+    for module, names in imports(source):
+        parts = {f"{module}.{name}" for name in names} & modules
+        found |= parts if names and len(parts) == len(names) else parts | {module}
+    return found & modules
 
 
 def test_the_sources_are_found() -> None:

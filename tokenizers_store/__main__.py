@@ -5,15 +5,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args
 
 from tokenizers_store import comparison
 from tokenizers_store.corpora import CORPORA, load_corpus, split_of
 from tokenizers_store.packages import CACHE_DIR
-from tokenizers_store.pipelines import Kind
+from tokenizers_store.pipelines import KINDS
 from tokenizers_store.training import decoded_lines, read_lines, train_tokenizer
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
 STDIN = Path("-")
 
 

@@ -6,16 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from transformers import PreTrainedTokenizerFast
 
 from tokenizers_store.corpora import load_corpus, split_of
 from tokenizers_store.packages import CACHE_DIR
-from tokenizers_store.pipelines import Kind
+from tokenizers_store.pipelines import KINDS, Kind
 from tokenizers_store.training import train_tokenizer
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
 # What a text is measured in. Words are what stands between spaces, of which Chinese has none.
 UNITS: Mapping[str, str] = {"english": "word", "chinese": "character", "imdb": "word"}
 ROUNDS = 3  # of which the fastest counts

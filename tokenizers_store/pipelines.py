@@ -6,26 +6,37 @@ quotes to ASCII, drops emoji modifiers, and lower-cases:
     >>> normalizer().normalize_str("Café by @ann: 👍🏽 https://t.co/x1 ‘LOVE’")
     "cafe by @: 👍 http 'love'"
 
-Chinese has no spaces, and a sentence must not be one word. To WordPiece, which loses a word whole where it does not know a piece
-of it, each ideograph is a word. BPE and Unigram learn pieces inside a run of ideographs.
+Chinese has no spaces, and a sentence must not be one word. WordPiece loses a whole word where it does not know a piece of it, so
+for WordPiece each ideograph is a word. BPE and Unigram learn pieces inside a run of ideographs.
 
 What a vocabulary does not know becomes `[UNK]` in WordPiece; BPE is byte-level and Unigram falls back to bytes, so they have no
 unknown characters.
 """
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 
-# One code point each; a modifier (skin tone, variation selector, joiner) only varies the picture, so the normalizer drops it.
-EMOJI = "[\U0001f300-\U0001f3fa\U0001f400-\U0001f64f\U0001f680-\U0001f6ff\U0001f900-\U0001f9ff\U0001fa70-\U0001faff\u2600-\u27bf]"
+# Emoji of one code point: the first and the last of each range.
+EMOJI_RANGES = (
+    ("\U0001f300", "\U0001f3fa"),
+    ("\U0001f400", "\U0001f64f"),
+    ("\U0001f680", "\U0001f6ff"),
+    ("\U0001f900", "\U0001f9ff"),
+    ("\U0001fa70", "\U0001faff"),
+    ("\u2600", "\u27bf"),
+)
+EMOJI = f"[{''.join(f'{first}-{last}' for first, last in EMOJI_RANGES)}]"
+# A skin tone, variation selector or joiner only varies the picture, so the normalizer drops it.
 EMOJI_MODIFIER = "[\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]"
 # The scripts that are written without spaces: Chinese, and Japanese with its two.
 IDEOGRAPHS = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
@@ -34,8 +45,8 @@ BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 @dataclass(frozen=True)
 class Pipeline:
-    """An untrained tokenizer and the maker of its trainer: `trainer(vocab_size, show_progress, first_tokens)`, the last being
-    what the vocabulary begins with, special tokens before all."""
+    """An untrained tokenizer and the maker of its trainer: `trainer(vocab_size, show_progress, first_tokens)`. The vocabulary
+    begins with `first_tokens`, and these with the special tokens."""
 
     tokenizer: Tokenizer
     trainer: Callable[[int, bool, Sequence[str]], trainers.Trainer]
@@ -76,18 +87,8 @@ def build_pipeline(kind: Kind) -> Pipeline:
 
 
 def emoji_alphabet() -> list[str]:
-    """Every emoji of one code point that the `EMOJI` ranges hold and Unicode names."""
-    import unicodedata
-
-    ranges = (
-        (0x1F300, 0x1F3FA),
-        (0x1F400, 0x1F64F),
-        (0x1F680, 0x1F6FF),
-        (0x1F900, 0x1F9FF),
-        (0x1FA70, 0x1FAFF),
-        (0x2600, 0x27BF),
-    )
-    points = (chr(point) for first, last in ranges for point in range(first, last + 1))
+    """Every emoji of `EMOJI_RANGES` that Unicode names."""
+    points = (chr(point) for first, last in EMOJI_RANGES for point in range(ord(first), ord(last) + 1))
     return [point for point in points if unicodedata.name(point, "")]
 
 

@@ -24,10 +24,10 @@ def train_tokenizer(
     length: int | None = None,
     show_progress: bool = True,
 ) -> PreTrainedTokenizerFast:
-    """Trains on `texts`; the same texts give the same tokenizer. (Unigram may keep another of two pieces that are exactly as
-    good, which the Rust trainer leaves to a hash map; on real corpora none was seen.) WordPiece holds the texts meanwhile.
+    """Trains on `texts`; the same texts give the same tokenizer. (Where two pieces are exactly as good, Unigram may keep either:
+    the Rust trainer leaves that to a hash map. On real corpora it was not seen.) WordPiece keeps all texts in memory meanwhile.
 
-    `max_length` is the model's limit in tokens, special ones included; `length` the number of texts, for the progress bar.
+    `max_length` is the model's limit in tokens, special ones included; `length` is the number of texts, for the progress bar.
     Raises ValueError when there is no text to learn from, and for Unigram when `vocab_size` can't hold the characters of the
     texts; WordPiece and BPE then make a larger vocabulary.
     """
@@ -115,7 +115,7 @@ def _continuations(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
 
 
 def _with_own_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Without the special tokens that only stood for `_continuations`: they are ordinary entries of the vocabulary."""
+    """Makes the `_continuations`, which were special tokens while it trained, ordinary entries of the vocabulary."""
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in SPECIAL_TOKENS]
     return Tokenizer.from_str(json.dumps(state))

@@ -19,13 +19,13 @@ BLOCKS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where each text's queries and keys begin (S + 1, integers). The queries are the first ones of each text."""
+    """Where each text's queries and keys begin (S + 1, integers). The queries of a text are those of its first tokens."""
 
     queries: torch.Tensor
     keys: torch.Tensor
 
     def query_counts_S(self) -> torch.Tensor:
-        """None for an empty text, whatever was asked."""
+        """How many queries each text has; 0 for an empty text, whatever was asked."""
         return torch.minimum(self.queries.diff(), self.lengths_S())
 
     def lengths_S(self) -> torch.Tensor:
@@ -34,8 +34,11 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of queries: their texts (M), places in the text (M, B), whether a place is to be computed (M, B), and the places of
-    the keys that they look at (M, C), NOWHERE at the end."""
+    """Blocks of queries.
+
+    `text_M`: the text of each block. `place_MB`: its queries' places in the text. `asked_MB`: whether a place is to be computed.
+    `key_MC`: the places of the keys that the block looks at, NOWHERE at the end.
+    """
 
     text_M: torch.Tensor
     place_MB: torch.Tensor
@@ -52,14 +55,14 @@ class Blocks:
         return cuts.keys[self.text_M].unsqueeze(1) + self.key_MC.clamp(min=0)
 
     def mask_MBC(self, pattern: Pattern, cuts: Cuts) -> torch.Tensor:
-        """What is seen of what is looked at; all of it where nothing is asked, so that every row has a softmax."""
-        length_M = cuts.lengths_S()[self.text_M].int()  # half the memory to move, and this is a third of the time
+        """Which of the keys looked at are seen. A place that is not asked for sees all, since a softmax needs a key."""
+        length_M = cuts.lengths_S()[self.text_M].int()  # int32 is half the memory to move; the mask is a third of the time
         seen = pattern.sees(self.place_MB.int().unsqueeze(2), self.key_MC.int().unsqueeze(1), length_M[:, None, None])
         return seen | ~self.asked_MB.unsqueeze(2)
 
 
 def blocks_of(pattern: Pattern, cuts: Cuts) -> Iterator[Blocks]:
-    """Every query of every text in one block, BLOCKS_AT_ONCE at a time; global queries first, by themselves."""
+    """At most BLOCKS_AT_ONCE blocks at a time. Every query is in one block; global queries come first, in blocks of their own."""
     counts_S, lengths_S = cuts.query_counts_S(), cuts.lengths_S()
     if pattern.global_tokens:
         yield from _global_blocks(pattern.global_tokens, counts_S, lengths_S)

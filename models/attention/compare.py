@@ -1,9 +1,9 @@
 """`python -m models.attention.compare`: what each attention pattern costs as texts grow, as a table and pictures.
 
 One forward of attention alone (queries, keys and values given), on the CPU in float32, 2 heads of 32, one thread. Time is the
-processor's, which other programs on the machine disturb least. Each measurement is a process of its own (forked, which spares the
-imports), so that its peak of resident memory, less what it held just before, is its own. "slope" is that of log cost against log
-length over the longer half of the lengths: 1 is linear, 2 quadratic. `--train` adds accuracy on long film reviews.
+processor's, which other programs on the machine disturb least. Memory is by how much the forward raises the peak of resident
+memory; so each measurement has a process of its own, forked to spare the imports. "slope" is that of log cost against log length
+over the longer half of the lengths: 1 is linear, 2 quadratic. `--train` adds accuracy on long film reviews.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import linear_regression
 
@@ -20,7 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.attention import pictures
 from models.attention.patterns import Pattern
+from models.attention.pictures import Cost
 from models.attention.sparse import sparse_attention_forward
 from models.measuring import peak_anew, resident_mib
 
@@ -38,15 +39,6 @@ HEADS, WIDTH = 2, 32
 REPEATS = 3
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one forward."""
-
-    length: int
-    time_ms: float
-    memory_mib: float
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table, and writes pictures where a folder is given. 2 for a wrong argument, which one sentence names."""
     options = parser().parse_args(arguments)
@@ -56,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(table(costs, lengths), end="")
     if options.pictures:
-        from models.attention import pictures
-
         options.pictures.mkdir(parents=True, exist_ok=True)
         pictures.draw_costs(costs, options.pictures / "sparse-attention-cost.png")
         pictures.draw_masks(options.pictures / "sparse-attention-masks.png")
@@ -85,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def in_new_process(kind: str, length: int) -> Cost:
-    """A forked process must find torch's threads unused, so this one never computes."""
+    """Measures in a forked process. torch's threads do not survive a fork, so this process never computes."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return Cost(length, *pool.apply(measure, (kind, length)))
 

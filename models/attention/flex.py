@@ -1,7 +1,7 @@
 """Block-sparse FlexAttention for patterns that no window expresses, on CUDA.
 
-Written against torch's documentation and held against the reference on the CPU, where FlexAttention computes every pair; on a GPU
-it was neither run nor measured.
+It was written by torch's documentation, and tested against the reference on the CPU, where FlexAttention computes every pair. On
+a GPU it was neither run nor measured.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ TILE = 128
 
 
 def takes_flex(query: torch.Tensor) -> bool:
-    """Whether the compiled kernel is to be had: an Ampere GPU or later, and Triton."""
+    """Whether the compiled kernel can be had: an Ampere GPU or later, and Triton."""
     return query.is_cuda and torch.cuda.get_device_capability(query.device) >= (8, 0) and find_spec("triton") is not None
 
 
@@ -46,7 +46,7 @@ def block_mask(pattern: Pattern, cuts: Cuts, *, tokens: int) -> BlockMask:
     for blocks in blocks_of(pattern, cuts):
         rows_MB = blocks.query_rows_MB(cuts)
         key_tile_MC = blocks.key_rows_MC(cuts) // TILE
-        # Padding of the list counts as the block's first key, which is looked at anyway.
+        # NOWHERE stands for no key: the tile of the block's first key takes its place, which is kept anyway.
         key_tile_MC = torch.where(blocks.key_MC == NOWHERE, key_tile_MC[:, :1], key_tile_MC)
         for rows_M in (*rows_MB[:, ::BLOCK].unbind(1), rows_MB[:, -1]):  # a block meets at most two tiles
             kept[(rows_M // TILE).unsqueeze(1), key_tile_MC] = True
@@ -59,7 +59,7 @@ def block_mask(pattern: Pattern, cuts: Cuts, *, tokens: int) -> BlockMask:
 
 def _mask_mod(pattern: Pattern, cuts: Cuts, tokens: int) -> Callable[..., torch.Tensor]:
     row_T = torch.arange(tokens, device=cuts.keys.device)
-    text_T = torch.bucketize(row_T, cuts.keys[1:], right=True)  # past the last text: its number plus one
+    text_T = torch.bucketize(row_T, cuts.keys[1:], right=True)  # after the last text: the number of texts
     begin_T = torch.cat([cuts.keys, cuts.keys[-1:]])[text_T]
     length_T = torch.cat([cuts.lengths_S(), cuts.keys.new_zeros(1)])[text_T]
     place_T = row_T - begin_T

@@ -1,9 +1,9 @@
 """Triton kernels for attention over packed texts on CUDA, for which nothing is computed but the texts' own tokens.
 
 Flash attention gives each text blocks of 128 queries and 128 keys of its own, most of which a text of 20 tokens leaves empty.
-Here a block of queries is so many tokens of the pack, whichever texts they are of, and sees the keys from where its first text
-begins to where its last one ends; a mask keeps the texts apart. The softmax is taken block by block, as in Flash attention
-(Dao et al. 2022).
+Here a block of queries is BLOCK neighbouring tokens of the pack, whichever texts they are of. It reads the keys from where its
+first text begins to where its last one ends, and a mask keeps the texts apart. The softmax is taken block by block, as in Flash
+attention (Dao et al. 2022).
 
 `T` tokens, `S` texts, `N` heads, `H` head width; states are (T, N, H) with H contiguous.
 """
@@ -40,8 +40,8 @@ def try_out() -> None:
 def text_spans(cu_seq_lens: torch.Tensor, tokens: int) -> torch.Tensor:
     """(2, T) int32: where the text of each token begins and ends. A token after the last text is a text of its own.
 
-    A forward asks in each of its layers, and is answered with what the first one found."""
-    # What was found before a graph is captured would not be found again by its replays.
+    Each layer of a forward asks for them; the answer to the first one is kept for the others."""
+    # A graph must not use what was found before it was captured: its replays would not find it anew.
     version = 0 if cu_seq_lens.is_inference() else cu_seq_lens._version
     key = (tokens, version, torch.cuda.is_current_stream_capturing())
     kept = getattr(cu_seq_lens, "_valence_spans", None)
@@ -127,7 +127,7 @@ def _attend(  # type: ignore[no-untyped-def]
         values = tl.load(value + head * value_n + columns[:, None] * value_t + width[None, :], mask=is_column[:, None], other=0.0)
         scores = tl.where(row_text[:, None] == column_text[None, :], tl.dot(queries, keys) * scale, float("-inf"))
         raised = tl.maximum(highest, tl.max(scores, 1))
-        # Of a row whose text has not begun yet, so that no infinity is taken from another.
+        # A row whose text has not begun yet has no score. 0 keeps one infinity from being taken from another.
         base = tl.where(raised == float("-inf"), 0.0, raised)
         weights = tl.exp2(scores - base[:, None])
         shrink = tl.exp2(highest - base)

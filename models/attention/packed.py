@@ -148,7 +148,7 @@ def _without_gradient(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """By our kernel where there is one for it; bfloat16 goes there and back by way of float32."""
+    """By our kernel where it takes such states, otherwise by torch. The kernel computes in float32: bfloat16 is converted."""
     if query_QNH.device.type == "cpu" and window is None and not dropout and library.has_kernels():
         query, key, value = (each.float() if each.dtype == torch.bfloat16 else each for each in (query_QNH, key_TNH, value_TNH))
         if cpu.takes(query, key, value):
@@ -181,7 +181,7 @@ def _by_equal_lengths(
         attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     done = sum(map(len, outputs))
-    if done < len(query_QNH):  # after the last text, and of empty ones: nothing reads them
+    if done < len(query_QNH):  # of what follows the last text, and of empty texts: nothing reads them
         outputs.append(torch.zeros_like(query_QNH[done:]))
     return torch.cat(outputs)
 

@@ -50,8 +50,8 @@ class Pattern:
         return seen & ((key >= 0) & (key < length))
 
     def candidates(self, start_M: torch.Tensor, length_M: torch.Tensor) -> torch.Tensor:
-        """(M, C) keys, each once and then NOWHERE, among which are all that the BLOCK queries from `start_M` on see; global
-        queries excepted, which see every key."""
+        """(M, C): the keys that the BLOCK queries from `start_M` on see, and perhaps more; each once, then NOWHERE. Global
+        queries, which see every key, are left out of account."""
         if not len(start_M):
             return start_M.new_empty(0, 0)
         reach = self.window - 1
@@ -75,7 +75,7 @@ class Pattern:
     def _drawn(self, query_block: torch.Tensor, length: torch.Tensor) -> Iterator[torch.Tensor]:
         """The random blocks of keys, one after another. Draws are steps of a small generator (Park and Miller 1988), so they
         are the same on every device and inside a compiled kernel; two may coincide."""
-        blocks, query_block = (length.long() + BLOCK - 1) // BLOCK, query_block.long()  # products of 32 bits by 16
+        blocks, query_block = (length.long() + BLOCK - 1) // BLOCK, query_block.long()  # the products have up to 48 bits
         for draw in range(self.random_blocks):
             state = (self.seed * 7919 + draw * 104729 + 1) % MERSENNE + query_block * 15485863 % MERSENNE
             for _ in range(3):
@@ -84,7 +84,7 @@ class Pattern:
 
 
 def _each_once(key_MC: torch.Tensor, length_M: torch.Tensor) -> torch.Tensor:
-    """Largest first; what lies outside of the text, and a key that stands there already, become NOWHERE at the end."""
+    """Largest first. A key outside of the text, or one that is there already, becomes NOWHERE; these come last."""
     inside = (key_MC >= 0) & (key_MC < length_M.unsqueeze(1))
     key_MC = torch.where(inside, key_MC, NOWHERE).sort(dim=1, descending=True).values
     repeated = torch.zeros_like(key_MC, dtype=torch.bool)

@@ -1,17 +1,12 @@
 """Pictures of the patterns and of what they cost; they need matplotlib."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from models.attention.patterns import Pattern
 
-if TYPE_CHECKING:
-    from models.attention.compare import Cost
-
-# Narrower than those measured, so that 512 tokens show their shape.
+# Narrower than the patterns that are measured, so that their shape shows in 512 tokens.
 DRAWN: Mapping[str, Pattern] = {
     "full": Pattern(window=512),
     "window": Pattern(window=48),
@@ -20,6 +15,15 @@ DRAWN: Mapping[str, Pattern] = {
     "bigbird": Pattern(window=48, random_blocks=1, global_tokens=12),
 }
 DRAWN_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward over a text of `length` tokens costs."""
+
+    length: int
+    time_ms: float
+    memory_mib: float
 
 
 def draw_masks(path: Path) -> None:

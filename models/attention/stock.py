@@ -1,12 +1,12 @@
 """Packed input for encoder classifiers that know nothing of it: the ones that transformers ships, and classes derived from them.
 
-Their layers call transformers' attention interface, so the backend "packed" serves them as they are. Two things stand in the way,
-and hooks move both: a head reads the first token of each *row*, while a pack is one row, so the encoder's last hidden state
-(1, T, D) is cut to the first token of each text, (S, 1, D), before pooler and head see it; and RoBERTa's kin count positions from
-`padding_idx + 1`.
+Their layers call transformers' attention interface, so the backend "packed" serves them as they are. Hooks do the rest. A head
+reads the first token of each *row*, but a pack is one row: a hook cuts the encoder's last hidden state (1, T, D) to the first
+token of each text, (S, 1, D), before pooler and head see it. RoBERTa's kin count positions from `padding_idx + 1`: a hook adds
+that.
 
-Whether that is all an architecture needs can't be read from its class, so it is tried out on the loaded model: scores of a pack
-must equal those of its texts alone, or the model keeps to padded batches.
+An architecture may need more than that, and its class does not say so. So it is tried out on the loaded model: where the scores
+of a pack are not those of its texts alone, the model keeps to padded batches.
 """
 
 import copy
@@ -24,16 +24,18 @@ log = logging.getLogger(__name__)
 
 # The part of a base model whose output is the last hidden state, as transformers' encoders name it.
 LAST_PARTS = ("encoder", "transformer", "final_norm", "norm")
-# Beyond the windows of local attention (ModernBERT's reaches 64 tokens either way), and two of one length.
+# One is longer than the windows of local attention (ModernBERT's reaches 64 tokens either way), and two have one length.
 TRIAL_LENGTHS = (3, 17, 17, 150)
-# A pack and its texts alone differ by rounding only, in float32. Of the largest logit.
+# How far the scores of a pack may be from those of its texts alone, as a part of the largest logit: rounding in float32.
 TOLERANCE = 1e-3
 
 
 def enable_packing(model: PreTrainedModel) -> bool:
-    """Lets `model` take packed batches (see `custom_bert`'s head for their form) with the attention backend "packed"; padded ones
-    still work with any other. False, and the model as it was, where that fails or changes a score. The trial is made on a float32
-    copy, which is gone afterwards."""
+    """Lets `model` take packed batches with the attention backend "packed"; padded ones still work with any other. (The module
+    `modeling_custom_bert` says what form a pack has.)
+
+    Returns False, and leaves the model as it was, where that fails or changes a score. It is tried on a float32 copy.
+    """
     if not getattr(type(model), "_supports_attention_backend", False) or _last_part(model) is None:
         return False
     trial = copy.deepcopy(model).float().eval()

@@ -1,7 +1,8 @@
 """Attention over packed texts on a CPU, in float32, by a kernel of our own.
 
-torch's attention costs a call for each length in a pack, and each call takes its heads one small matrix product at a time: for
-44 texts of 23 tokens with 12 heads 2.8 ms a layer on one core, and 0.9 ms by the kernel. Its source says how it goes about it.
+torch's attention takes a call for each length in a pack, and a call computes a small matrix product for each head. For 44 texts
+of 23 tokens with 12 heads that took 2.8 ms a layer on one core; the kernel takes 0.9 ms. `kernels.cpp` says how it works.
+
 `Q` queries, `T` keys, `N` heads, `H` head width.
 """
 
@@ -10,12 +11,12 @@ import torch
 from models.cpu.library import Integer, built
 
 INVALID, TOO_LONG = 1, 2  # what the kernel returns
-WIDTHS = 16  # a head's width is a multiple: the vectors of AVX-512, two of AVX2
+WIDTHS = 16  # a head's width is a multiple of this: of one vector of AVX-512, or two of AVX2
 LOG2_E = 1.4426950408889634
 
 
 def takes(query_QNH: torch.Tensor, key_TNH: torch.Tensor, value_TNH: torch.Tensor) -> bool:
-    """Whether the kernel can be asked: float32, a head width of whole vectors, contiguous in it."""
+    """Whether the kernel can be asked: float32, the head's width contiguous and a multiple of WIDTHS."""
     width = query_QNH.shape[-1]
     return width % WIDTHS == 0 and all(
         states.dtype == torch.float32 and states.stride(-1) == 1 for states in (query_QNH, key_TNH, value_TNH)
@@ -30,7 +31,7 @@ def attend(
     cu_seq_lens_k: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor | None:
-    """Each text's queries attend to its keys: (Q, N, H), zeros after the last text; None where a text is so long that torch's
+    """Each text's queries attend to its keys: (Q, N, H), zeros after the last text. None where a text is so long that torch's
     attention is as fast. Raises ValueError for bounds that do not cut the tokens into texts, and what `built` raises."""
     output_QNH = torch.empty(query_QNH.shape)
     queries, heads, width = query_QNH.shape

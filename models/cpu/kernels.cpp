@@ -1,8 +1,8 @@
 // Attention over packed texts, and a layer of an LSTM over them, on a CPU in float32. `models/cpu/library.py` builds it,
 // `attention.py` and `lstm.py` call it. Nothing is padded, and what a text gets depends on itself alone, to the bit.
 //
-// The vectors are those of GCC and Clang (https://gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html), as wide as the processor's:
-// wider ones the compiler splits so badly that it takes 30 times as long.
+// The vectors are those of GCC and Clang (https://gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html), as wide as the processor's.
+// The compiler splits wider ones so badly that they take 30 times as long.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -15,9 +15,9 @@ constexpr int LANES = 8;
 #endif
 typedef float Lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-// Queries whose sum of values is held in registers at a time, and vectors of their width.
+// The sum of values is held in registers for ROWS queries, and COLUMNS vectors of their width, at a time.
 constexpr int ROWS = 4, COLUMNS = 2;
-// Of more keys the scores no longer stay in a core's nearest caches, and torch's attention is as fast or faster.
+// With more keys the scores no longer stay in a core's nearest caches, and torch's attention is as fast or faster.
 constexpr int MOST_KEYS = 512;
 
 struct Rows {
@@ -40,8 +40,8 @@ static inline Lanes exp2(Lanes x) {
     return (Lanes)((Integers)sum + (whole << 23));
 }
 
-// Attention: a text is taken head by head, and its queries in blocks, side by side in one or two registers, so that the softmax
-// over the keys needs no sum across one.
+// Attention: a text is taken head by head, and its queries in blocks. The queries of a block lie side by side in one or two
+// registers, so that the softmax over the keys needs no sum across a register.
 
 // Products of every query with KEYS keys. Queries lie (width, BLOCKS * LANES), scores (KEYS, BLOCKS * LANES).
 template <int BLOCKS, int KEYS>
@@ -54,7 +54,7 @@ static inline void score(const float *queries, Rows key, float *scores, int widt
         for (int b = 0; b < BLOCKS; b++) lanes(scores + (k * BLOCKS + b) * LANES) = sums[k][b];
 }
 
-// Scores become weights in their place; returns what each query's have to be multiplied by.
+// Turns scores into weights, in place, which still lack a factor: `shares` gets that of each query.
 template <int BLOCKS>
 static inline void softmax(float *scores, int keys, Lanes (&shares)[BLOCKS]) {
     for (int b = 0; b < BLOCKS; b++) {
@@ -123,7 +123,7 @@ extern "C" int attend(const float *query, const float *key, const float *value, 
     int64_t longest = 0, output_stride = heads * width;
     for (int64_t s = 0; s < texts; s++) longest = std::max<int64_t>(longest, key_bounds[s + 1] - key_bounds[s]);
     if (longest > MOST_KEYS) return 2;
-    // After the last text: nothing reads it.
+    // What follows the last text, which nothing reads.
     std::memset(output + query_bounds[texts] * output_stride, 0, (queries - query_bounds[texts]) * output_stride * sizeof(float));
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -169,8 +169,8 @@ static inline Lanes tanh(Lanes x) {
     return x < 0.0f ? -size : size;
 }
 
-// Adds what COUNT texts' outputs of the step before give the gates of LANES units. Not inline: among more code the compiler keeps
-// some of the sums in memory, which takes half as long again.
+// Adds to the gates of LANES units what the outputs of the step before give them, for COUNT texts. Not inline: among other code
+// the compiler keeps some of the sums in memory, which takes half as long again.
 template <int COUNT>
 __attribute__((noinline)) static void add_before(const float *const *before, const float *const *gates, const float *weights,
                                                  float *sums_of_texts, int64_t hidden) {

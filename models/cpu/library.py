@@ -1,7 +1,7 @@
 """The library of our CPU kernels, `kernels.cpp`.
 
-torch's compiler driver builds it at first use and keeps it; where there is no compiler, as in the image, one built before is
-taken: `kernels.avx512.so`, `kernels.avx2.so` beside the source, by what torch calls the processor's capability.
+torch's compiler driver builds it at first use and keeps it. The image has no compiler, but libraries that were built before:
+`kernels.avx512.so` and `kernels.avx2.so` beside the source. Where there is one for the processor's capability, it is taken.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import torch
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernels.cpp")
 CAPABILITIES = ("AVX2", "AVX512")
-# The driver forbids the compiler to join a product and a sum, which is all that there is.
+# Lets the compiler join a product and a sum in one instruction, of which the kernels are made. The driver forbids it otherwise.
 FLAGS = ("-ffp-contract=fast",)
 Pointer, Integer = ctypes.c_void_p, ctypes.c_int64
 
@@ -33,8 +33,8 @@ def has_kernels() -> bool:
 
 @cache
 def built() -> ctypes.CDLL:
-    """Builds it if need be. Raises RuntimeError on a processor that it was not written for, and whatever comes where it can't be
-    built."""
+    """The library, built if need be. Raises RuntimeError on a processor that it was not written for, and what compiler and loader
+    raise."""
     capability = torch.backends.cpu.get_cpu_capability()
     if capability not in CAPABILITIES:
         raise RuntimeError(f"they are written for {' and '.join(CAPABILITIES)}, and this processor has {capability}")

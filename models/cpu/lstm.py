@@ -1,8 +1,8 @@
 """LSTMs on a CPU by a kernel of our own, for a model that is served.
 
-torch multiplies the recurrent weights by one step's texts at a time and has MKL bring them into its order for each of these
-products; the gates then take ten operators. Here the weights lie in the kernel's order from the start, and a unit's gates never
-leave the registers. By `sentiment-lstm` in float32, on a core of a Zen 5 processor, 32 texts take 13.5 ms instead of 33.4.
+torch multiplies the recurrent weights by the texts of one step at a time. For each of these products MKL brings the weights into
+its order, and the gates take ten operators more. Here the weights lie in the kernel's order from the start, and a unit's gates
+never leave the registers. `sentiment-lstm` in float32 takes 13.5 ms for 32 texts on a core of a Zen 5 processor, instead of 33.4.
 
 `T` tokens, `S` texts, `I` input width, `H` hidden width, `D` directions, `V` units in a vector.
 """
@@ -19,8 +19,8 @@ Hidden = tuple[torch.Tensor, torch.Tensor]
 
 
 class KernelLstm(nn.LSTM):
-    """`lstm` with its weights a second time, in the kernel's order. Where a gradient is asked or something that the kernel lacks,
-    it is the layer that it was."""
+    """`lstm` with a second copy of its weights, in the kernel's order. Where a gradient is asked for, or what the kernel lacks,
+    it computes as before."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__(
@@ -42,7 +42,7 @@ class KernelLstm(nn.LSTM):
         self.is_prepacked = any(map(has_prepacked, self.inputs))
         self.recurrent = tuple(self._recurrent_weights(layer) for layer in range(self.num_layers))
 
-    @torch.compiler.disable  # which can't see through the kernel
+    @torch.compiler.disable  # torch.compile can't see through the kernel
     def forward(
         self, input: torch.Tensor | PackedSequence, hx: Hidden | None = None
     ) -> tuple[torch.Tensor | PackedSequence, Hidden]:
@@ -77,7 +77,7 @@ class KernelLstm(nn.LSTM):
         return [getattr(self, f"{name}_l{layer}{suffix}").detach() for suffix in ("", "_reverse")[: self.directions]]
 
     def _input_layer(self, layer: int) -> nn.Linear:
-        """What the input adds to the gates, in the order in which the kernel reads them."""
+        """Computes what the input adds to the gates, in the order in which the kernel reads them."""
         weight = torch.cat([_by_units(each) for each in self._named("weight_ih", layer)])
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=self.bias, device="meta")
         linear.weight = nn.Parameter(weight, requires_grad=False)
@@ -96,8 +96,8 @@ class KernelLstm(nn.LSTM):
 
 
 def replace_lstms(model: nn.Module) -> int:
-    """Replaces the LSTMs that the kernel can compute; how many they are. The parameters keep their names, and a change of them
-    afterwards, in value or type, does not reach the scores."""
+    """Replaces the LSTMs that the kernel can compute, and returns how many. The parameters keep their names, but a later change
+    of their values or type does not reach the scores."""
     names = [name for name, layer in model.named_modules() if type(layer) is nn.LSTM and _gains(layer)]
     for name in names:
         model.set_submodule(name, KernelLstm(model.get_submodule(name)))

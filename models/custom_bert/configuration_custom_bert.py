@@ -45,11 +45,11 @@ class CustomBertConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True  # the masked language model scores tokens by their embeddings
     # Which tokens a token sees (ATTENTION_PATTERNS): one name for all layers, or a list with one for each.
     attention_pattern: str | list[str] = "full"
-    attention_window: int = 128  # window, bigbird: the tokens less than so many away
-    attention_stride: int = 64  # strided: itself and every so-manieth token of the text
-    attention_random_blocks: int = 2  # random, bigbird: so many blocks of 64 tokens
-    attention_global_tokens: int = 1  # bigbird: so many first tokens see all, and all see them
-    attention_seed: int = 0  # of the random blocks
+    attention_window: int = 128  # window, bigbird: a token sees those less than this many tokens away
+    attention_stride: int = 64  # strided: a token sees itself and those whose place in the text is a multiple of this
+    attention_random_blocks: int = 2  # random, bigbird: a token sees this many blocks of 64 tokens
+    attention_global_tokens: int = 1  # bigbird: this many first tokens see all, and all see them
+    attention_seed: int = 0  # random, bigbird: which blocks are drawn
     # The folder of `tokenizers_store/` that this checkpoint was trained with; None: the tokenizer lies beside the weights.
     tokenizer_name: str | None = None
 

@@ -6,8 +6,8 @@ A batch comes in one of two forms. Padded: `input_ids_BL` and `attention_mask_BL
 texts one after another, with int32 `cu_seq_lens_q/k` of shape (S + 1), int `max_length_q/k` and `position_ids` that restart at
 each text; no padding is computed, and pooled outputs have S rows.
 
-A layer for which the configuration names an attention pattern calls the backend "sparse" whatever `config._attn_implementation`
-says, which is then the full layers' alone; the backend makes masks of its own.
+A layer with an attention pattern always calls the backend "sparse", which makes masks of its own. Then
+`config._attn_implementation` counts for the layers without a pattern only.
 """
 
 from collections.abc import Callable
@@ -220,8 +220,8 @@ class CustomBertLayer(GradientCheckpointingLayer):
 
 
 class CustomBertEncoder(nn.Module):
-    """The stack of layers. With `first_tokens_only`, the last one computes each text's first token alone, which saves most of
-    a layer where nothing but the pooler reads its output: (B, 1, D), or (1, S, D) for a pack."""
+    """The stack of layers. With `first_tokens_only` the last one computes nothing but the first token of each text: (B, 1, D), or
+    (1, S, D) for a pack. This saves most of a layer where only the pooler reads its output."""
 
     def __init__(self, config: CustomBertConfig) -> None:
         super().__init__()
@@ -270,7 +270,8 @@ class CustomBertPooler(nn.Module):
 
 
 def first_tokens(hidden_1TD: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
-    """Where each text of a pack begins (S). An empty text at the end begins at T: clamped, its row is not read."""
+    """Where each text of a pack begins (S). An empty text at the end begins at T, past the last token, so its place is clamped;
+    nothing reads its row."""
     return cu_seq_lens[:-1].clamp(max=hidden_1TD.shape[1] - 1)
 
 
@@ -422,12 +423,13 @@ class CustomBertForSequenceClassification(CustomBertPreTrainedModel):
         )
 
     def fuse_projections(self) -> None:
-        """For inference: query, key and value by one matrix product, but in the last layer, whose queries are first tokens."""
+        """For inference: one matrix product for query, key and value. Not in the last layer, whose queries are first tokens
+        only."""
         for layer in self.bert.encoder.layer[:-1]:
             layer.attention.self.fuse_projections()
 
     def _records(self, kwargs: TransformersKwargs) -> bool:
-        """Whether the caller or the configuration asks for what each layer saw."""
+        """Whether the caller or the configuration asks for hidden states or attentions."""
         asked = (kwargs.get(name, getattr(self.config, name)) for name in ("output_hidden_states", "output_attentions"))
         return any(asked)
 
@@ -449,7 +451,7 @@ class CustomBertPredictions(nn.Module):
 
 class CustomBertForMaskedLM(CustomBertPreTrainedModel):
     """The encoder with a head that names the tokens behind masks, to pre-train it on text alone (Devlin et al. 2018,
-    section 3.1). The output matrix is the embeddings'."""
+    section 3.1). The output matrix is the embedding table."""
 
     _tied_weights_keys = {"predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
 
@@ -477,7 +479,7 @@ class CustomBertForMaskedLM(CustomBertPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Logits (B, L, vocabulary), or (1, T, vocabulary) for a pack. `labels`: (B, L) int64, the hidden token's id, -100 where
-        nothing is asked. In training with labels only the tokens asked for are scored, six of seven fewer: their logits are
+        nothing is asked. In training with labels only the tokens asked for are scored, about one in seven; the logits are then
         (asked, vocabulary)."""
         outputs = self.bert(
             input_ids,

@@ -20,6 +20,10 @@ class GatedConvConfig(PreTrainedConfig):
     """
 
     model_type = "gated_conv"
+    # Fields that must be at least 1.
+    sizes = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "kernel_size", "max_position_embeddings")
+    # Fields that must be at least 0 and below 1.
+    rates = ("embedding_dropout", "hidden_dropout_prob", "classifier_dropout")
 
     vocab_size: int = 10000
     embedding_size: int = 160
@@ -48,14 +52,7 @@ class GatedConvConfig(PreTrainedConfig):
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
     def validate_sizes(self) -> None:
-        for field in (
-            "vocab_size",
-            "embedding_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "kernel_size",
-            "max_position_embeddings",
-        ):
+        for field in self.sizes:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}, but it must be at least 1")
 
@@ -64,7 +61,7 @@ class GatedConvConfig(PreTrainedConfig):
             raise ValueError(f"kernel_size is {self.kernel_size}, but it must be odd: a token is the middle of its window")
 
     def validate_rates(self) -> None:
-        for field in ("embedding_dropout", "hidden_dropout_prob", "classifier_dropout"):
+        for field in self.rates:
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}, but it must be at least 0 and below 1")
 

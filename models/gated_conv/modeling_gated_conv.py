@@ -5,15 +5,15 @@ https://arxiv.org/abs/1706.03059), then the channels of each token by a gated li
 https://arxiv.org/abs/1612.08083), in a pre-norm residual branch. A text is the maximum of its tokens beside their mean; taking
 the maximum over time is Kim's (2014, https://arxiv.org/abs/1408.5882).
 
-Shapes: `B` batch, `L` length, `N` places of a batch, `E` embedding width, `D` width, `K` window, `R` rows with gaps, `S` texts.
+Shapes: `B` batch, `L` length, `T` places of a batch, `E` embedding width, `D` width, `K` window, `R` rows with gaps, `S` texts.
 
 A batch comes in one of two forms. Padded: `input_ids_BL` and `attention_mask_BL` (left, right or no padding). Packed:
-`input_ids` of shape (1, N), the texts one after another, with int32 `cu_seq_lens_q` of shape (S + 1). Both become the same flat
-row of N places, each of which belongs to a text or to none. For a convolution zeros are put between the texts, so that a window
-that reaches over an end meets nothing, whatever stands beside the text:
+`input_ids` of shape (1, T), the texts one after another, with int32 `cu_seq_lens_q` of shape (S + 1). Both become the same flat
+row of T places, each of which belongs to a text or to none. Before a convolution zeros are put between the texts. So a window
+that reaches beyond its text meets zeros, whatever the next text is:
 
     packed     a b c | d | e f            cu_seq_lens_q 0 3 4 6
-    text_N     0 0 0   1   2 2
+    text_T     0 0 0   1   2 2
     K = 3      0 a b c 0 d 0 e f 0        gap 1
 """
 
@@ -33,19 +33,19 @@ from .configuration_gated_conv import GatedConvConfig
 
 @dataclass(frozen=True)
 class Texts:
-    """Where the texts of a batch lie. `text_N`: the text of each place, the number of texts where it holds no token;
-    `run_N`: how many texts or rows begin before it; `lengths_S`: each text's tokens."""
+    """Where the texts of a batch lie. `text_T`: the index of each place's text; where there is no token, the number of texts.
+    `run_T`: how many texts, or rows of padded input, end before the place. `lengths_S`: how many tokens each text has."""
 
-    text_N: torch.Tensor
-    run_N: torch.Tensor
+    text_T: torch.Tensor
+    run_T: torch.Tensor
     lengths_S: torch.Tensor
 
     @classmethod
     def of_pack(cls, cu_seq_lens: torch.Tensor, *, places: int) -> "Texts":
-        """A place belongs to the first text that ends after it; an empty text has none. Nothing is read on the host."""
-        place_N = torch.arange(places, dtype=cu_seq_lens.dtype, device=cu_seq_lens.device)
-        text_N = torch.bucketize(place_N, cu_seq_lens[1:], right=True)
-        return cls(text_N, text_N, cu_seq_lens.diff())
+        """A place belongs to the first text that ends after it; an empty text has none. The host waits for no value."""
+        place_T = torch.arange(places, dtype=cu_seq_lens.dtype, device=cu_seq_lens.device)
+        text_T = torch.bucketize(place_T, cu_seq_lens[1:], right=True)
+        return cls(text_T, text_T, cu_seq_lens.diff())
 
     @classmethod
     def of_padded(cls, shape: tuple[int, int], attention_mask: torch.Tensor | None, *, device: torch.device) -> "Texts":
@@ -58,37 +58,37 @@ class Texts:
             text_BL = row_BL.masked_fill(attention_mask == 0, shape[0])
         return cls(text_BL.reshape(-1), row_BL.reshape(-1), (text_BL < shape[0]).sum(1))
 
-    def is_token_N1(self) -> torch.Tensor:
-        return (self.text_N < len(self.lengths_S)).unsqueeze(1)
+    def is_token_T1(self) -> torch.Tensor:
+        return (self.text_T < len(self.lengths_S)).unsqueeze(1)
 
-    def spread(self, hidden_ND: torch.Tensor, *, gap: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, D) -> (R, D) with `gap` zeros before, between and behind the texts, and zeros where there is no token; and the row
+    def spread(self, hidden_TD: torch.Tensor, *, gap: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T, D) -> (R, D) with `gap` zeros before, between and behind the texts, and zeros where there is no token; and the row
         of each place."""
-        row_N = torch.arange(len(hidden_ND), device=hidden_ND.device) + gap * (self.run_N + 1)
-        rows = len(hidden_ND) + gap * (len(self.lengths_S) + 2)  # one more for the tokens after a pack's last text
-        spread_RD = hidden_ND.new_zeros(rows, hidden_ND.shape[1])
-        return spread_RD.index_copy(0, row_N, hidden_ND * self.is_token_N1()), row_N
+        row_T = torch.arange(len(hidden_TD), device=hidden_TD.device) + gap * (self.run_T + 1)
+        rows = len(hidden_TD) + gap * (len(self.lengths_S) + 2)  # one more for the tokens after a pack's last text
+        spread_RD = hidden_TD.new_zeros(rows, hidden_TD.shape[1])
+        return spread_RD.index_copy(0, row_T, hidden_TD * self.is_token_T1()), row_T
 
 
 class GatedConvConvolution(nn.Module):
     """Depthwise: output t of a channel is the sum of its window t - K // 2 ... t + K // 2, weighted for each channel.
 
-    A sum of K shifted products, since a compiled convolution would be one for each number of tokens that a batch can have."""
+    It is a sum of K shifted products: torch would compile a convolution anew for each number of tokens that a batch can have."""
 
     def __init__(self, config: GatedConvConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.kernel_size, config.hidden_size))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
-    def forward(self, hidden_ND: torch.Tensor, texts: Texts) -> torch.Tensor:
-        """(N, D) -> (N, D)."""
+    def forward(self, hidden_TD: torch.Tensor, texts: Texts) -> torch.Tensor:
+        """(T, D) -> (T, D)."""
         gap = len(self.weight) // 2
-        spread_RD, row_N = texts.spread(hidden_ND, gap=gap)
+        spread_RD, row_T = texts.spread(hidden_TD, gap=gap)
         middles = len(spread_RD) - 2 * gap
         mixed = self.bias.expand(middles, -1)
         for offset, weight_D in enumerate(self.weight):
             mixed = torch.addcmul(mixed, spread_RD[offset : offset + middles], weight_D)
-        return mixed[row_N - gap]
+        return mixed[row_T - gap]
 
 
 class GatedConvLayer(nn.Module):
@@ -102,22 +102,22 @@ class GatedConvLayer(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_ND: torch.Tensor, texts: Texts) -> torch.Tensor:
-        """(N, D) -> (N, D)."""
-        mixed_ND = self.convolution(self.norm(hidden_ND), texts)
-        return hidden_ND + self.dropout(self.output(nn.functional.glu(self.value_gate(mixed_ND))))
+    def forward(self, hidden_TD: torch.Tensor, texts: Texts) -> torch.Tensor:
+        """(T, D) -> (T, D)."""
+        mixed_TD = self.convolution(self.norm(hidden_TD), texts)
+        return hidden_TD + self.dropout(self.output(nn.functional.glu(self.value_gate(mixed_TD))))
 
 
-class GatedConvPooler(nn.Module):
+class MaxMeanPooler(nn.Module):
     """The maximum over a text's tokens beside their mean; zeros for an empty text."""
 
-    def forward(self, hidden_ND: torch.Tensor, texts: Texts) -> torch.Tensor:
-        """(N, D) -> (S, 2 D)."""
-        zeros = hidden_ND.new_zeros(len(texts.lengths_S) + 1, hidden_ND.shape[1])  # the last one for what belongs to no text
-        text_ND = texts.text_N.unsqueeze(1).expand_as(hidden_ND)
-        maximum_SD = zeros.scatter_reduce(0, text_ND, hidden_ND, "amax", include_self=False)[:-1]
-        wide = torch.promote_types(hidden_ND.dtype, torch.float32)  # a sum in bfloat16 would lose a long text's last tokens
-        sum_SD = zeros.to(wide).index_add(0, texts.text_N, hidden_ND.to(wide))[:-1]
+    def forward(self, hidden_TD: torch.Tensor, texts: Texts) -> torch.Tensor:
+        """(T, D) -> (S, 2 D)."""
+        zeros = hidden_TD.new_zeros(len(texts.lengths_S) + 1, hidden_TD.shape[1])  # the last row for places of no text
+        text_TD = texts.text_T.unsqueeze(1).expand_as(hidden_TD)
+        maximum_SD = zeros.scatter_reduce(0, text_TD, hidden_TD, "amax", include_self=False)[:-1]
+        wide = torch.promote_types(hidden_TD.dtype, torch.float32)  # a sum in bfloat16 would lose a long text's last tokens
+        sum_SD = zeros.to(wide).index_add(0, texts.text_T, hidden_TD.to(wide))[:-1]
         mean_SD = sum_SD / texts.lengths_S.clamp(min=1).unsqueeze(1)
         return torch.cat([maximum_SD, mean_SD.to(maximum_SD.dtype)], dim=1)
 
@@ -133,7 +133,7 @@ class GatedConvPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The base class' initialisation, and kernels whose output is as wide as their input."""
+        """The base class' initialisation, and kernels whose output has the spread of their input."""
         super()._init_weights(module)
         if isinstance(module, GatedConvConvolution):
             init.normal_(module.weight, std=len(module.weight) ** -0.5)
@@ -150,7 +150,7 @@ class GatedConvModel(GatedConvPreTrainedModel):
         self.projection = nn.Linear(config.embedding_size, config.hidden_size)
         self.layers = nn.ModuleList([GatedConvLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.pooler = GatedConvPooler()
+        self.pooler = MaxMeanPooler()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -171,7 +171,7 @@ class GatedConvModel(GatedConvPreTrainedModel):
         cu_seq_lens_q: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """`last_hidden_state` (B, L, D), zero at padding, and `pooler_output` (B, 2 D); packed (1, N, D) and (S, 2 D).
+        """`last_hidden_state` (B, L, D), zero at padding, and `pooler_output` (B, 2 D); packed (1, T, D) and (S, 2 D).
 
         `attention_mask` is 1 for a token and 0 for padding, None where there is no padding; `token_type_ids` and `position_ids`
         are taken and ignored. Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, or when the
@@ -185,13 +185,13 @@ class GatedConvModel(GatedConvPreTrainedModel):
             texts = Texts.of_padded(shape, attention_mask, device=embeddings_BLE.device)
         else:
             texts = Texts.of_pack(cu_seq_lens_q, places=shape[1])
-        hidden_ND = self.projection(self.dropout(embeddings_BLE.flatten(0, 1)))
+        hidden_TD = self.projection(self.dropout(embeddings_BLE.flatten(0, 1)))
         for layer in self.layers:
-            hidden_ND = layer(hidden_ND, texts)
-        hidden_ND = self.norm(hidden_ND) * texts.is_token_N1()
+            hidden_TD = layer(hidden_TD, texts)
+        hidden_TD = self.norm(hidden_TD) * texts.is_token_T1()
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden_ND.unflatten(0, shape),
-            pooler_output=self.pooler(hidden_ND, texts),
+            last_hidden_state=hidden_TD.unflatten(0, shape),
+            pooler_output=self.pooler(hidden_TD, texts),
         )
 
 

@@ -14,9 +14,10 @@ from models.inspect.initialisation import initialisation
 from models.inspect.parameters import memory, parameters
 from models.inspect.report import Section
 from models.inspect.sections import SECTIONS, Options, inspect_checkpoint
-from models.inspect.subject import Subject, load_subject, register
+from models.inspect.subject import Subject, load_subject
 from models.inspect.summary import summary
 from models.inspect.throughput import throughput
+from models.registration import register
 
 __all__ = [
     "SECTIONS",

@@ -16,7 +16,8 @@ from models.inspect.config_lint import unknown_fields
 from models.inspect.explanation import STEPS, explanation
 from models.inspect.report import Section
 from models.inspect.sections import SECTIONS, Options, reports
-from models.inspect.subject import TEXTS, load_subject, register
+from models.inspect.subject import TEXTS, load_subject
+from models.registration import register
 
 EXTRAS = {"torchinfo": "inspect", "matplotlib": "inspect", "captum": "explain"}
 

@@ -2,9 +2,9 @@
 
 The score is followed from a baseline, the text with every ordinary token blanked out, to the text itself, on a straight line
 between their embeddings. A token's attribution is its embedding's change times the mean gradient on the way, so that all together
-make up the difference between the two scores. Captum integrates over a segment of the way by Gauss-Legendre quadrature; the
-segment that misses its own difference most is halved until the whole is right, or the steps are used up. Each segment is a call
-of its own, so that whoever has other work can do it in between.
+make up the difference between the two scores. Captum integrates over a segment of the way by Gauss-Legendre quadrature. The
+segment that misses its own difference most is halved, until the whole is right or the steps are used up. Each segment is a call
+of its own, so that a caller can do other work in between.
 
 A hook on the embedding layer puts the points of the way into the model, whose other inputs stay the text's own: nothing is asked
 of an architecture, and one that counts positions by looking for padding (RoBERTa) still sees the text. Captum's own
@@ -23,9 +23,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Points of one segment, fewer for a long text: a short text that comes in between waits for one segment.
+# Points of one segment. A long text has fewer, since a short text that arrives meanwhile waits until the segment is done.
 MOST_POINTS, LEAST_POINTS, POINT_TOKENS = 8, 2, 256
-# What may be missing from the sum: this part of all that the tokens gave, signs apart, and never less than this much of a logit.
+# What may be missing from the sum: this part of all that the tokens gave, added up without signs, or this much of a logit if that
+# is more.
 TOLERANCE, LEAST_TOLERANCE = 0.01, 0.001
 
 
@@ -82,8 +83,8 @@ class Attribution:
 
     @property
     def done(self) -> bool:
-        """Nothing more to gain, or no step left. Errors of segments may cancel in the sum, so they are held to the tolerance too,
-        by the root of the sum of their squares: where a maximum switches from token to token, their signs are chance."""
+        """Whether the result is right, or no step is left. Errors of segments may cancel in the sum: where a maximum switches
+        from token to token, their signs are chance. So the root of the sum of their squares is held to the tolerance too."""
         if not self._segments:
             return torch.equal(self._start, self._end)
         found = self.result()
@@ -192,8 +193,8 @@ def embedding_layer(model: PreTrainedModel) -> nn.Module:
 
 
 def blank_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that stands for no word in a baseline: the mask token, else padding. `sentiment-bert` finds a text of padding tokens
-    90% positive, whether of 2 or 40, and one of 5 to 40 masks neutral."""
+    """The id that stands for no word in a baseline: the mask token, else padding. `sentiment-bert` finds a text of padding alone
+    90% positive, be it 2 tokens or 40 long, and a text of 5 to 40 masks neutral."""
     candidates = (tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     return next((int(token) for token in candidates if token is not None), 0)
 

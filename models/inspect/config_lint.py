@@ -19,7 +19,7 @@ from models.inspect.gradients import targets_of
 from models.inspect.report import Cell, Section
 from models.inspect.subject import TEXTS, Subject
 
-# What is not in the class: the library's bookkeeping, in a file of any architecture.
+# Fields that no class declares but any file may hold: the library's bookkeeping.
 BOOKKEEPING = frozenset(
     {
         "architectures",
@@ -39,7 +39,7 @@ BOOKKEEPING = frozenset(
         "is_encoder_decoder",
     }
 )
-# Read by the tokenizer's and the service's side.
+# Read by the service and by whatever loads the tokenizer, not by the model.
 READ_ELSEWHERE = frozenset({"tokenizer_name", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id"})
 
 
@@ -103,8 +103,8 @@ def config(subject: Subject) -> Section:
 
 
 def unread_fields(subject: Subject) -> list[str]:
-    """Fields that the architecture declares beyond the library's own, or that are in the file, and that a model does not ask of
-    its configuration while it is built, computes a loss in training and scores."""
+    """Fields that a model does not ask of its configuration while it is built, computes a loss in training and scores. Looked at
+    are those that the architecture declares beyond the library's own, and those in the file."""
     watched = copy.deepcopy(subject.model.config)
     read = watch(watched)
     batch = subject.batch(TEXTS[:2])

@@ -9,7 +9,7 @@ A fresh model is made from the configuration, with seed 0. Asked of it:
     nn.LSTM                                     input weights by Xavier (Glorot & Bengio 2010), recurrent ones orthogonal for each
                                                 gate; biases 0, of the forget gate 1 in sum
 
-All but the last are what transformers' base class does; of the last it draws the recurrent weights by Xavier too, with biases 0.
+transformers' base class does all but the last. In an nn.LSTM it draws recurrent weights by Xavier too, and sets all biases to 0.
 
 An architecture may have reasons for something else: a difference is told, not condemned. `moved` is how far the trained weights
 are from what was asked: the root mean square of their distance to its mean, as a multiple of its spread, or of 1 where it has
@@ -26,7 +26,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from models.inspect.report import Cell, Section
 from models.inspect.subject import Subject, pattern
 
-# A drawn spread may miss the one asked for by this many of its own standard errors: of some hundred tensors none by chance.
+# A drawn spread may miss the one asked for by this many of its own standard errors. By chance none of a hundred tensors does.
 ERRORS = 5.0
 EXACT = 1e-5
 OWN = "own rule"

@@ -52,7 +52,7 @@ def inspect_checkpoint(
 
 
 def reports(subject: Subject, sections: Sequence[str], options: Options) -> Iterator[Section]:
-    """One after another, as they are done. What a model does not bear is a sentence in its section, and the others go on."""
+    """One after another, as they are done. A section that the model can't take says so in a sentence, and the others go on."""
     for name in sections:
         try:
             yield SECTIONS[name](subject, options)

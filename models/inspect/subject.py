@@ -1,6 +1,5 @@
 """The checkpoint that is looked at: configuration, weights, tokenizer."""
 
-import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +7,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from models import register_architectures
+from models.loading import load_classifier, tokenizer_folder
 
-TOKENIZERS = Path(__file__).parent.parent.parent / "tokenizers_store"
 # Where nobody gives texts: short and long, plain and not.
 TEXTS = (
     "A wonderful surprise, funny and moving.",
@@ -52,36 +50,13 @@ class Subject:
         return min(limit, self.tokenizer.model_max_length, MOST_TOKENS)
 
 
-def register(modules: Sequence[str] = ()) -> None:
-    """This project's architectures, and those of a user's modules. ImportError for a module that is not there."""
-    register_architectures()
-    for module in modules:
-        importlib.import_module(module)
-
-
 def load_subject(folder: Path, *, tokenizer: Path | None = None) -> Subject:
     """ValueError or OSError where a file is missing or broken, or does not fit."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder / 'config.json'}: no such file; name a checkpoint folder")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = load_classifier(folder, dtype=torch.float32)
     except StrictDataclassError as error:
         raise ValueError(f"{folder / 'config.json'}: {str(error).strip().splitlines()[-1].strip()}") from error
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if wrong:
-        raise ValueError(f"{folder}: {len(wrong)} weights are missing or have another shape than config.json says: {wrong[0]}")
-    name = getattr(config, "tokenizer_name", None)
-    stored = folder if (folder / "tokenizer.json").is_file() or name is None else TOKENIZERS / name
-    loaded = AutoTokenizer.from_pretrained(tokenizer or stored, trust_remote_code=False)
+    loaded = AutoTokenizer.from_pretrained(tokenizer or tokenizer_folder(folder, model), trust_remote_code=False)
     return Subject(folder, model.eval(), loaded)
 
 

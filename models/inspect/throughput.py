@@ -1,9 +1,9 @@
 """How fast a forward is: measured here, and estimated for devices that are not.
 
-The estimate is the arithmetic of one token (torch's FLOP counter over a real forward; an LSTM's kernels it does not know, so
-theirs are two for each weight and token) against a device's peak by its maker's data sheet. A third of the peak is what large
-packed batches of a BERT-base come to. Small models and small batches come to less, often much less, since starting the kernels
-takes longer than running them.
+The estimate holds the arithmetic of one token against a device's peak by its maker's data sheet. The arithmetic is what torch's
+FLOP counter counts over a real forward. It does not know an LSTM's kernels, so they count as two operations for each weight and
+token. Large packed batches of a BERT-base come to a third of the peak. Small models and small batches come to less, often much
+less, since starting the kernels takes longer than running them.
 """
 
 import time

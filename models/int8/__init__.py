@@ -1,4 +1,7 @@
-"""8-bit integer linear layers for the CPU: `python -m models.int8 CHECKPOINT --texts FILE` prepares a checkpoint once."""
+"""8-bit integer linear layers for the CPU: `python -m models.int8 CHECKPOINT --texts FILE` prepares a checkpoint once.
+
+`linear` is the layer, `ranges` finds out how wide its inputs are and keeps that beside the weights.
+"""
 
 from models.int8.linear import Int8Linear, quantize_linears, unpack_for_compiler
 from models.int8.ranges import (

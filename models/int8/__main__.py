@@ -5,7 +5,6 @@ Runs the model in float32 over texts like those it will be asked about and write
 """
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from models import register_architectures
 from models.int8 import RANGES_FILE, write_ranges
 from models.loading import tokenizer_folder
+from models.registration import register
 
 SAMPLE = 512
 
@@ -26,9 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     disable_progress_bar()
     try:
-        register_architectures()
-        for module in options.import_module:
-            importlib.import_module(module)
+        register(options.import_module)
         texts = [line for line in options.texts.read_text(encoding="utf-8").splitlines() if line.strip()][: options.sample]
         if not texts:
             raise ValueError(f"{options.texts}: no text in it; write one a line")

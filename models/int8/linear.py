@@ -10,7 +10,7 @@ equation 4):
     q_k = round((x_k - centre_k) / s_k) + 128        s_k ~ range_k^a / max_n |W_nk|^(1 - a)
     y_n = sum_k V_nk (q_k - 128 + centre_k / s_k) + b_n        V = W s in integers of one scale a row
 
-None of it takes time in a forward: the product with 1 / s_k is the one that quantizes, and the constants join the bias.
+None of it takes time in a forward. To quantize is to multiply in any case, here by 1 / s_k, and the constants join the bias.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from collections.abc import Mapping
 import torch
 from torch import library, nn
 
-# The share of a channel's width that the weights take over. 0.5 as in SmoothQuant left 4% of `sentiment-bert`'s decisions
-# changed, 0.85 to 0.95 1% to 1.5%, on 4,800 texts.
+# The share of a channel's width that the weights take over. On 4,800 texts 0.5, as in SmoothQuant, changed 4% of
+# `sentiment-bert`'s decisions; 0.85 to 0.95 changed 1% to 1.5%.
 MIGRATION = 0.85
 ACTIVATION_MIDDLE, ACTIVATION_MAX = 128, 255
 # Without VNNI the product of 255 and a weight is added to its neighbour's in 16 bits: weights above 64 would saturate.
@@ -31,8 +31,8 @@ WEIGHT_MAX, WEIGHT_MAX_NO_VNNI = 127, 64
 class Int8Linear(nn.Module):
     """`linear` with int8 weights, one scale an output channel, and uint8 activations; float32 in and out.
 
-    `ranges_2K`: lowest and highest value of each input channel. A value outside is clipped. What multiplies the integers is a
-    subclass's.
+    `ranges_2K`: lowest and highest value of each input channel. A value outside is clipped. A subclass multiplies the
+    integers.
     """
 
     def __init__(self, linear: nn.Linear, ranges_2K: torch.Tensor) -> None:
@@ -62,7 +62,7 @@ class OneDnnLinear(Int8Linear):
     """By oneDNN."""
 
     def _keep(self, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor) -> None:
-        self.zero_K += 0.5  # the conversion to integers cuts off
+        self.zero_K += 0.5  # rounds, since the conversion to integers cuts the fraction off
         self.scale_N, self.bias_N = nn.Buffer(scale_N), nn.Buffer(bias_N)
         self.weight_zero_N = nn.Buffer(torch.zeros(len(scale_N), dtype=torch.int64))
         self.weight = torch.ops.onednn.qlinear_prepack(weight_NK, None)
@@ -78,13 +78,14 @@ class OneDnnLinear(Int8Linear):
 
 
 class FbgemmLinear(Int8Linear):
-    """By FBGEMM, which rounds to integers while it packs, and keeps nothing for each number of rows it has seen."""
+    """By FBGEMM. It rounds to integers while it packs, and unlike oneDNN keeps nothing for each number of rows that it has
+    seen."""
 
     def _keep(self, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor) -> None:
         engine = torch.backends.quantized.engine
         torch.backends.quantized.engine = "fbgemm"
         try:
-            with warnings.catch_warnings():  # torch means to drop these tensors, and `has_fbgemm` says when it did
+            with warnings.catch_warnings():  # torch plans to drop these tensors; `has_fbgemm` sees when it has
                 warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*")
                 quantized_NK = torch._make_per_channel_quantized_tensor(
                     weight_NK, scale_N.double(), torch.zeros(len(scale_N), dtype=torch.int64), 0
@@ -101,7 +102,7 @@ class FbgemmLinear(Int8Linear):
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(scaled_MK, 1.0, 0, self.packed)
 
     def unpack(self) -> None:
-        """Keeps the weights as the compiler takes them, too, before it is asked for the layer."""
+        """Keeps the weights a second time, in the form that the compiler takes. To be called before it compiles the layer."""
         quantized_NK, bias_N = torch.ops.quantized.linear_unpack(self.packed)
         self.weight_NK = nn.Buffer(quantized_NK.int_repr(), persistent=False)
         self.scale_N = nn.Buffer(quantized_NK.q_per_channel_scales().float(), persistent=False)
@@ -109,8 +110,11 @@ class FbgemmLinear(Int8Linear):
         self.bias_N = nn.Buffer(bias_N.detach(), persistent=False)
 
     def _traced(self, scaled_MK: torch.Tensor) -> torch.Tensor:
-        """The same in operators of which the compiler makes one kernel with what stands around them. The bias comes last: a sum
-        right behind the product would be done in place, on what others still read (torch 2.13)."""
+        """The same in operators of which the compiler makes one kernel with what stands around them.
+
+        The bias is added after the product, not by it. If another sum followed the product at once, the compiler would do that
+        sum in place, on a tensor that others still read (torch 2.13).
+        """
         integers_MK = scaled_MK.round().clamp(0, ACTIVATION_MAX).to(torch.uint8)
         weight = torch.ops.onednn.qlinear_prepack(self.weight_NK, None)  # a constant, where the compiler freezes the weights
         product_MN = torch.ops.onednn.qlinear_pointwise(
@@ -136,8 +140,8 @@ def unpack_for_compiler(model: nn.Module) -> bool:
 
 
 def int8_linear(linear: nn.Linear, ranges_2K: torch.Tensor) -> Int8Linear:
-    """The faster kind. A forward of one text of 23 tokens took 5.9 ms by FBGEMM and 6.4 by oneDNN, without VNNI 7.4 and 9.7, and
-    large ones the same."""
+    """The faster kind. A forward of one text of 23 tokens took 5.9 ms by FBGEMM and 6.4 ms by oneDNN; without VNNI, 7.4 and 9.7
+    ms. Large batches took as long by either."""
     return (FbgemmLinear if has_fbgemm() else OneDnnLinear)(linear, ranges_2K)
 
 
@@ -151,7 +155,8 @@ def has_fbgemm() -> bool:
 
 
 def smoothed_steps(weight_NK: torch.Tensor, *, half_ranges_K: torch.Tensor) -> torch.Tensor:
-    """The width (K) of one of the 255 activation steps, by channel; the channel with the widest range for its step fills all."""
+    """The width (K) of one of the 255 activation steps, by channel. The channel whose range is widest for its step uses them
+    all."""
     range_K = half_ranges_K.clamp(min=1e-4 * float(half_ranges_K.max()) + torch.finfo(torch.float32).tiny)
     widest_weight_K = weight_NK.abs().amax(dim=0)
     widest_weight_K = widest_weight_K.clamp(min=1e-4 * float(widest_weight_K.max()) + torch.finfo(torch.float32).tiny)

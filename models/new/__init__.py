@@ -1,1 +1,1 @@
-"""Starts an architecture: `python -m models.new NAME`."""
+"""Starts an architecture from the template `template_name`: `python -m models.new NAME`."""

@@ -96,7 +96,7 @@ def import_line(name: str, classes: Sequence[str]) -> str:
 
 
 def add_row(path: Path, import_text: str, row: str) -> None:
-    """Puts `row` at the end of the file's table ARCHITECTURES, and the import where the alphabet has it."""
+    """Puts `row` at the end of the file's table ARCHITECTURES, and the import at its place in the alphabet."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
     tree = ast.parse(source)

@@ -40,7 +40,7 @@ class Texts:
 
     @classmethod
     def of_lengths(cls, lengths_S: torch.Tensor, *, device: torch.device) -> "Texts":
-        """`lengths_S`: int64, on the CPU, where the indices are made, so that a GPU is asked only once."""
+        """`lengths_S`: int64, on the CPU. The indices are made there, so that a GPU is waited for only once."""
         starts_S = lengths_S.cumsum(0) - lengths_S
         order_S = lengths_S.argsort(descending=True, stable=True)
         steps_L1 = torch.arange(int(lengths_S.amax())).unsqueeze(1)
@@ -74,16 +74,16 @@ class SentimentLstmEncoder(nn.Module):
         return torch.empty_like(hidden_TD).index_copy(0, texts.read_T, hidden_TD)
 
 
-class SentimentLstmPooler(nn.Module):
+class MaxMeanPooler(nn.Module):
     """The maximum over a text's tokens beside their mean; zeros for an empty text."""
 
     def forward(self, hidden_TD: torch.Tensor, texts: Texts) -> torch.Tensor:
         """(T, D) -> (S, 2 D)."""
-        zeros_SD = hidden_TD.new_zeros(len(texts.lengths_S), hidden_TD.shape[1])
-        rows_TD = texts.text_T.unsqueeze(1).expand_as(hidden_TD)
-        maximum_SD = zeros_SD.scatter_reduce(0, rows_TD, hidden_TD, "amax", include_self=False)
+        zeros = hidden_TD.new_zeros(len(texts.lengths_S) + 1, hidden_TD.shape[1])  # the last row for places of no text
+        text_TD = texts.text_T.unsqueeze(1).expand_as(hidden_TD)
+        maximum_SD = zeros.scatter_reduce(0, text_TD, hidden_TD, "amax", include_self=False)[:-1]
         wide = torch.promote_types(hidden_TD.dtype, torch.float32)  # a sum in bfloat16 would lose a long text's last tokens
-        sum_SD = zeros_SD.to(wide).index_add(0, texts.text_T, hidden_TD.to(wide))
+        sum_SD = zeros.to(wide).index_add(0, texts.text_T, hidden_TD.to(wide))[:-1]
         mean_SD = sum_SD / texts.lengths_S.clamp(min=1).unsqueeze(1)
         return torch.cat([maximum_SD, mean_SD.to(maximum_SD.dtype)], dim=1)
 
@@ -122,7 +122,7 @@ class SentimentLstmModel(SentimentLstmPreTrainedModel):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.encoder = SentimentLstmEncoder(config)
-        self.pooler = SentimentLstmPooler()
+        self.pooler = MaxMeanPooler()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:

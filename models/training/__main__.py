@@ -13,23 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from models import register_architectures
 from models.int8 import RANGES_FILE, load_ranges
+from models.loading import CHECKPOINTS, TOKENIZERS
 from models.training import baselines
 from models.training.card import write_card
 from models.training.data import CACHE_DIR, Example, Splits, load_dataset, load_file
 from models.training.evaluation import Predictor, Scores, evaluate, evaluation_sets, quality_table, variance_table
 from models.training.inference import load_predictor, predictor
-from models.training.recipes import (
-    CHECKPOINTS,
-    MAKERS,
-    RECIPES,
-    TOKENIZERS,
-    Recipe,
-    card_facts,
-    load_trained,
-    make_from,
-    save,
-    with_changes,
-)
+from models.training.recipes import RECIPES, Recipe
+from models.training.recipes.makers import MAKERS, make_from
+from models.training.recipes.recipe import with_changes
+from models.training.recipes.shipped import card_facts, load_trained, save
 from models.training.trainer import ClassWeights, Runtime
 
 

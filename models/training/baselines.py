@@ -30,8 +30,8 @@ def fit_tfidf(examples: Sequence[Example], *, corpus: str = "english") -> Predic
 
 
 def held_out_logits(examples: Sequence[Example], groups: Sequence[int], *, corpus: str, seed: int = 0) -> NDArray[np.float64]:
-    """(examples, 2): what the linear classifier says of each text of two classes, fitted on the four fifths of the groups that
-    lack its own."""
+    """(examples, 2): what the linear classifier says of each text, of two classes. It is fitted on four fifths of the groups, of
+    which the text's own is none."""
     folds = GroupKFold(5, shuffle=True, random_state=seed)
     pipeline = _tfidf_characters() if corpus == "chinese" else _tfidf_pipeline()
     texts, labels = [example.text for example in examples], [example.label for example in examples]

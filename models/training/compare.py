@@ -25,13 +25,16 @@ from transformers import (
 )
 
 from models import register_architectures
+from models.loading import TOKENIZERS
 from models.measuring import measured
 from models.training import costs
 from models.training.data import CACHE_DIR, LABELS, MOVIE_REVIEWS, Splits, load_dataset, read_package
 from models.training.evaluation import Scores, mean_and_deviation, recalls, score
 from models.training.inference import predictor
 from models.training.pretraining import pretrain, small_config
-from models.training.recipes import BERT, TOKENIZERS, bert_from_minilm, head_fields
+from models.training.recipes.minilm import bert_from_minilm
+from models.training.recipes.recipe import head_fields
+from models.training.recipes.table import BERT
 from models.training.trainer import Runtime, Schedule, fine_tune
 from tokenizers_store.training import train_tokenizer
 
@@ -130,7 +133,7 @@ def seeds(options: argparse.Namespace) -> Iterator[str]:
 
 
 def pretraining(options: argparse.Namespace) -> Iterator[str]:
-    """The reviews that are fine-tuned and tested on are no part of the pre-training, of which the tokenizer is a part."""
+    """Neither the pre-training nor its tokenizer sees the reviews for fine-tuning and testing."""
     chance = random.Random(0)
     examples = read_package(MOVIE_REVIEWS, cache_dir=options.cache_dir)
     chance.shuffle(examples)
@@ -161,8 +164,8 @@ def pretraining(options: argparse.Namespace) -> Iterator[str]:
 
 
 def sampled(options: argparse.Namespace) -> Splits:
-    """As many texts as asked for of the packages' training split, and few of the others. Raises ValueError where there are not
-    so many."""
+    """As many texts of the packages' training split as asked for, and some of the other two splits. Raises ValueError where there
+    are not so many."""
     splits = load_dataset(options.cache_dir)
     chance = random.Random(0)
     if not 1 <= options.texts <= len(splits.train):

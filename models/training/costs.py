@@ -1,4 +1,4 @@
-"""What the options that change nothing but the cost of a run do to it: time and peak memory of the Trainer's steps.
+"""Time and peak memory of the Trainer's steps, with and without the options that change nothing but the cost of a run.
 
 Each variant trains a model of `sentiment-bert`'s sizes on made-up tokens in a process of its own, on a CPU on one thread.
 """
@@ -25,14 +25,15 @@ from transformers import (
 
 from models import register_architectures
 from models.custom_bert import CustomBertConfig, CustomBertForSequenceClassification
+from models.loading import TOKENIZERS
 from models.measuring import in_new_process, measured, now_s
-from models.training.recipes import BERT, TOKENIZERS
+from models.training.recipes.table import BERT
 from models.training.trainer import ClassifierTrainer, Runtime, Schedule, collator, prepare, training_arguments
 
-STEPS = 6  # the first one, in which kernels and optimizer states are made, is told apart
+STEPS = 6  # the first one has a column of its own: kernels and optimizer states are made in it
 BATCH = 16
 FIRST_ID = 5  # after the special tokens
-# From two texts of a word to long posts: of a batch of 16 half would be padding.
+# From a few words to a long post: of a padded batch of 16 such texts half would be padding.
 VARIED, LONG = (8, 128), (256, 256)
 
 
@@ -70,8 +71,8 @@ COMPARISONS: Mapping[str, Sequence[Variant]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of steps of BATCH texts: the first, the fastest of the others, which other work disturbed least, and the mean
-    loss of all."""
+    """Of steps of BATCH texts: the time of the first, and of the fastest of the others, which other work disturbed least; peak
+    memory; and the mean loss of all."""
 
     first_step_s: float
     step_s: float

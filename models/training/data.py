@@ -28,7 +28,7 @@ __all__ = [
     "without",
 ]
 
-# Two texts that share this many characters of their key at either end are taken for one. An ideograph says more than a letter.
+# Two texts that share this many characters of their key at either end are taken for one. Of ideographs fewer are enough.
 MATCHED_CHARS, MATCHED_IDEOGRAPHS = 40, 12
 
 

@@ -121,8 +121,8 @@ def pretrain(
 
 
 def masking(tokenizer: PreTrainedTokenizerBase, *, whole_words: bool, seed: int) -> DataCollatorForLanguageModeling:
-    """Hides 15% of the tokens behind [MASK], but of ten one behind another token and one not at all; whole words always behind
-    [MASK]."""
+    """Asks for 15% of the tokens. Of ten such tokens eight become [MASK], one becomes another token and one stays; of whole words
+    all become [MASK]."""
     replaced = {"mask_replace_prob": 1.0, "random_replace_prob": 0.0} if whole_words else {}
     return DataCollatorForLanguageModeling(tokenizer, whole_word_mask=whole_words, seed=seed, **replaced)
 

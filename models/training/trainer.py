@@ -1,6 +1,6 @@
 """One fine-tuning run on transformers' Trainer: labels, or labels and a teacher's logits.
 
-What it offers beside is in `Schedule`, where it changes what is learnt, or in `Runtime`, where it changes what that costs.
+`Schedule` holds the options that change what is learnt, `Runtime` those that change only what that costs.
 """
 
 from collections.abc import Callable, Sequence
@@ -172,7 +172,7 @@ def check_precision(runtime: Runtime) -> None:
 
 
 def prepare(model: PreTrainedModel, *, schedule: Schedule, runtime: Runtime) -> None:
-    """What the model itself is told of the options."""
+    """Sets those options that the model itself carries out."""
     if runtime.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if runtime.attn_implementation is not None:

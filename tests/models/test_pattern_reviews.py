@@ -6,8 +6,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from models.attention import reviews
+from models.loading import TOKENIZERS
 from models.training.data import Example
-from models.training.recipes import BERT, TOKENIZERS
+from models.training.recipes.table import BERT
 
 TEXTS = [
     Example(

@@ -11,6 +11,10 @@ class TemplateNameConfig(PreTrainedConfig):
     """Sizes and rates. Three labels unless `num_labels` or `id2label` says otherwise."""
 
     model_type = "template_name"
+    # Fields that must be at least 1.
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
+    # Fields that must be at least 0 and below 1.
+    rates = ("hidden_dropout_prob", "classifier_dropout")
 
     vocab_size: int = 12000
     hidden_size: int = 256
@@ -36,12 +40,12 @@ class TemplateNameConfig(PreTrainedConfig):
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
     def validate_sizes(self) -> None:
-        for field in ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"):
+        for field in self.sizes:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}, but it must be at least 1")
 
     def validate_rates(self) -> None:
-        for field in ("hidden_dropout_prob", "classifier_dropout"):
+        for field in self.rates:
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}, but it must be at least 0 and below 1")
 

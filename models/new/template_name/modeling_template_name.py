@@ -1,15 +1,15 @@
 """`template_name`: TODO. As it stands it is a deep averaging network (Iyyer et al. 2015, https://aclanthology.org/P15-1162):
 layers that look at one token each, and the mean over a text's tokens. Put your own layers in `TemplateNameLayer`.
 
-Shapes: `B` batch, `L` length, `N` places of a batch, `D` width, `S` texts.
+Shapes: `B` batch, `L` length, `T` places of a batch, `D` width, `S` texts.
 
 A batch comes in one of two forms. Padded: `input_ids_BL` and `attention_mask_BL` (left, right or no padding). Packed:
-`input_ids` of shape (1, N), the texts one after another, with int32 `cu_seq_lens_q` of shape (S + 1). Both become the same flat
-row of N places, each of which belongs to a text or to none:
+`input_ids` of shape (1, T), the texts one after another, with int32 `cu_seq_lens_q` of shape (S + 1). Both become the same flat
+row of T places, each of which belongs to a text or to none:
 
     padded  a b c      packed  a b c d    cu_seq_lens_q 0 3 4
             d . .
-    text_N  0 0 0 1 2 2        0 0 0 1    2 texts: 2 is none
+    text_T  0 0 0 1 2 2        0 0 0 1    2 texts: 2 is none
 """
 
 from dataclasses import dataclass
@@ -27,16 +27,17 @@ from .configuration_template_name import TemplateNameConfig
 
 @dataclass(frozen=True)
 class Texts:
-    """The text of each place, `text_N` (the number of texts where it holds no token), and each text's tokens, `lengths_S`."""
+    """`text_T`: the index of each place's text; where there is no token, the number of texts. `lengths_S`: how many tokens each
+    text has."""
 
-    text_N: torch.Tensor
+    text_T: torch.Tensor
     lengths_S: torch.Tensor
 
     @classmethod
     def of_pack(cls, cu_seq_lens: torch.Tensor, *, places: int) -> "Texts":
         """A place belongs to the first text that ends after it; an empty text has none."""
-        place_N = torch.arange(places, dtype=cu_seq_lens.dtype, device=cu_seq_lens.device)
-        return cls(torch.bucketize(place_N, cu_seq_lens[1:], right=True), cu_seq_lens.diff())
+        place_T = torch.arange(places, dtype=cu_seq_lens.dtype, device=cu_seq_lens.device)
+        return cls(torch.bucketize(place_T, cu_seq_lens[1:], right=True), cu_seq_lens.diff())
 
     @classmethod
     def of_padded(cls, shape: tuple[int, int], attention_mask: torch.Tensor | None, *, device: torch.device) -> "Texts":
@@ -48,8 +49,8 @@ class Texts:
             text_BL = text_BL.masked_fill(attention_mask == 0, shape[0])
         return cls(text_BL.reshape(-1), (text_BL < shape[0]).sum(1))
 
-    def is_token_N1(self) -> torch.Tensor:
-        return (self.text_N < len(self.lengths_S)).unsqueeze(1)
+    def is_token_T1(self) -> torch.Tensor:
+        return (self.text_T < len(self.lengths_S)).unsqueeze(1)
 
 
 class TemplateNameLayer(nn.Module):
@@ -61,20 +62,20 @@ class TemplateNameLayer(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_ND: torch.Tensor, texts: Texts) -> torch.Tensor:
-        """(N, D) -> (N, D)."""
-        return hidden_ND + self.dropout(nn.functional.gelu(self.dense(self.norm(hidden_ND))))
+    def forward(self, hidden_TD: torch.Tensor, texts: Texts) -> torch.Tensor:
+        """(T, D) -> (T, D)."""
+        return hidden_TD + self.dropout(nn.functional.gelu(self.dense(self.norm(hidden_TD))))
 
 
 class TemplateNamePooler(nn.Module):
     """The mean over a text's tokens; zeros for an empty text."""
 
-    def forward(self, hidden_ND: torch.Tensor, texts: Texts) -> torch.Tensor:
-        """(N, D) -> (S, D)."""
-        wide = torch.promote_types(hidden_ND.dtype, torch.float32)  # a sum in bfloat16 would lose a long text's last tokens
-        zeros = hidden_ND.new_zeros(len(texts.lengths_S) + 1, hidden_ND.shape[1], dtype=wide)
-        sum_SD = zeros.index_add(0, texts.text_N, hidden_ND.to(wide))[:-1]
-        return (sum_SD / texts.lengths_S.clamp(min=1).unsqueeze(1)).to(hidden_ND.dtype)
+    def forward(self, hidden_TD: torch.Tensor, texts: Texts) -> torch.Tensor:
+        """(T, D) -> (S, D)."""
+        wide = torch.promote_types(hidden_TD.dtype, torch.float32)  # a sum in bfloat16 would lose a long text's last tokens
+        zeros = hidden_TD.new_zeros(len(texts.lengths_S) + 1, hidden_TD.shape[1], dtype=wide)
+        sum_SD = zeros.index_add(0, texts.text_T, hidden_TD.to(wide))[:-1]
+        return (sum_SD / texts.lengths_S.clamp(min=1).unsqueeze(1)).to(hidden_TD.dtype)
 
 
 class TemplateNamePreTrainedModel(PreTrainedModel):
@@ -117,7 +118,7 @@ class TemplateNameModel(TemplateNamePreTrainedModel):
         cu_seq_lens_q: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """`last_hidden_state` (B, L, D), zero at padding, and `pooler_output` (B, D); packed (1, N, D) and (S, D).
+        """`last_hidden_state` (B, L, D), zero at padding, and `pooler_output` (B, D); packed (1, T, D) and (S, D).
 
         `attention_mask` is 1 for a token and 0 for padding, None where there is no padding; `token_type_ids` and `position_ids`
         are taken and ignored. Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, or when the
@@ -131,13 +132,13 @@ class TemplateNameModel(TemplateNamePreTrainedModel):
             texts = Texts.of_padded(shape, attention_mask, device=embeddings_BLD.device)
         else:
             texts = Texts.of_pack(cu_seq_lens_q, places=shape[1])
-        hidden_ND = self.dropout(embeddings_BLD.flatten(0, 1))
+        hidden_TD = self.dropout(embeddings_BLD.flatten(0, 1))
         for layer in self.layers:
-            hidden_ND = layer(hidden_ND, texts)
-        hidden_ND = hidden_ND * texts.is_token_N1()
+            hidden_TD = layer(hidden_TD, texts)
+        hidden_TD = hidden_TD * texts.is_token_T1()
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden_ND.unflatten(0, shape),
-            pooler_output=self.pooler(hidden_ND, texts),
+            last_hidden_state=hidden_TD.unflatten(0, shape),
+            pooler_output=self.pooler(hidden_TD, texts),
         )
 
 

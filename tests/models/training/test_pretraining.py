@@ -8,7 +8,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from models.training.data import Example, Splits
 from models.training.pretraining import main, masking, pieces
-from models.training.recipes import BERT, make_from, with_changes
+from models.training.recipes.makers import make_from
+from models.training.recipes.recipe import with_changes
+from models.training.recipes.table import BERT
 from models.training.trainer import Runtime
 
 SIZES = ["--layers", "1", "--width", "32", "--vocab-size", "100", "--max-tokens", "16", "--cpu"]

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from models.training.data import LABELS, Example
-from models.training.finishing import EMOJI, MOST_BY_SOURCE, SOURCE, emoji_examples, finishing_examples
+from models.training.recipes.finishing import EMOJI, MOST_BY_SOURCE, SOURCE, emoji_examples, finishing_examples
 
 COUNTS = {"tweets": (3, 40, 20), "films": (30, 9, 12), "goemotions3_train": (2000, 1900, 1800), "one_sided": (5, 0, 5)}
 TRAIN = [

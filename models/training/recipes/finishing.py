@@ -1,7 +1,7 @@
 """The texts of the last, short stage of training: classes in equal number within each source, and emoji of undisputed tone.
 
 Sources differ in their shares of the classes: of the tweets one in seven is negative, of the film reviews half. A classifier that
-learns those shares along with the texts is the worse where they differ. And the corpora hold hardly an emoji: without this stage
+learns those shares along with the texts does worse where they differ. And the corpora hold hardly an emoji: without this stage
 "😍😍" is neutral.
 """
 
@@ -16,15 +16,13 @@ EMOJI = {
     "positive": "😀😃😄😁😊🙂😍🥰😘😻❤💕💖💗💙💚💛💜🎉🎊👍👏🙌🤩🥳💯✨😋🤗🏆😇☺♥💪",
 }
 SOURCE = "emoji"
-
-
-# At most so many texts of each class from a source. GoEmotions' classes are derived from 28 emotions, and are the least sharp.
+# At most so many texts of each class from a source. GoEmotions has fewest: its classes are made of 28 emotions and least sharp.
 MOST, MOST_BY_SOURCE = 5_000, {"goemotions3_train": 1_500}
 
 
 def finishing_examples(train: Sequence[Example], *, emoji: int = 700, seed: int = 0) -> list[Example]:
-    """From each source as many texts of each class as its rarest class has, `emoji` rows of emoji alone, and as many of a
-    neutral text that emoji end. Equal seeds give equal lists."""
+    """From each source as many texts of each class as its rarest class has; `emoji` rows of emoji alone; and as many neutral
+    texts with emoji behind them. Equal seeds give equal lists."""
     chance = random.Random(seed)
     groups: dict[tuple[str, int], list[Example]] = defaultdict(list)
     for example in train:

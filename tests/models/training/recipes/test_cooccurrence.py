@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.training.cooccurrence import SPREAD, WINDOW, cooccurrence_embeddings, cooccurrences
+from models.training.recipes.cooccurrence import SPREAD, WINDOW, cooccurrence_embeddings, cooccurrences
 
 
 def test_neighbours_are_counted_in_both_orders_within_the_window() -> None:

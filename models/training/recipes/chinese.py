@@ -1,8 +1,8 @@
 """What `sentiment-lstm-zh` learns from beside whole reviews, and what a linear classifier says of each text.
 
-Reviews alone leave a model without an answer to a few words, hence a clause of each. They hold no emoji. And they teach it little
-of "the screen is fine, but the case is broken", where the second half decides: hence clauses of opposite tone around a
-conjunction.
+Whole reviews teach a model little about a few words, so a clause of each review is learnt too. They hold no emoji, so rows of
+emoji are. And they teach it little about "the screen is fine, but the case is broken", where the second half decides, so clauses
+of opposite tone are joined by a conjunction.
 """
 
 import random
@@ -19,14 +19,14 @@ CLAUSE_END = re.compile(r"[，。！？；、,.!?;~…\s]+")
 CLAUSE_CHARS = range(2, 21)
 CONJUNCTIONS = ("虽然{}，但是{}", "{}，但是{}", "{}，但{}", "{}，可是{}", "{}，不过{}")
 CONTRASTS = 2_000  # beside some 14,000 reviews
-SURE = 1.5  # log odds of a clause that may stand in a contrast
+SURE = 1.5  # a clause may stand in a contrast where its log odds are above this
 
 
 def with_soft_labels(
     reviews: Sequence[Example], emoji: Sequence[Example], *, seed: int = 0
 ) -> tuple[list[Example], torch.Tensor]:
-    """Reviews, clauses, emoji and contrasts, of classes 0 and 1, and the linear classifier's logits (texts, 2), of each text by
-    one that was fitted without it and its review. Equal seeds give equal texts."""
+    """Reviews, clauses, emoji and contrasts, of classes 0 and 1, and the logits (texts, 2) to learn from. They are those of a
+    linear classifier that was fitted without the text and its review; a contrast's are SURE. Equal seeds give equal texts."""
     clauses, origins = clause_examples(reviews, seed=seed)
     texts = [*reviews, *clauses, *emoji]
     groups = [*range(len(reviews)), *origins, *range(len(reviews), len(reviews) + len(emoji))]

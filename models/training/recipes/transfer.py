@@ -62,8 +62,8 @@ def carry_over_embeddings(
 
 
 def narrow_embeddings(embeddings_VD: torch.Tensor, width: int) -> torch.Tensor:
-    """(V, width): what is left of each row along the `width` directions in which the rows are longest, which of all such
-    projections keeps most of their inner products (Eckart & Young 1936). Raises ValueError where there are fewer directions."""
+    """(V, width): each row projected on the `width` directions in which the rows are longest. Of all such projections this one
+    keeps most of their inner products (Eckart & Young 1936). Raises ValueError where there are fewer directions."""
     if width > embeddings_VD.shape[1]:
         raise ValueError(f"embeddings {embeddings_VD.shape[1]} wide can't be carried over to {width}; make the model's no wider")
     if width == embeddings_VD.shape[1]:

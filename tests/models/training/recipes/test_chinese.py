@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from models.training import chinese
-from models.training.chinese import CONJUNCTIONS, clause_examples, contrast_examples, with_soft_labels
 from models.training.data import Example
+from models.training.recipes import chinese
+from models.training.recipes.chinese import CONJUNCTIONS, clause_examples, contrast_examples, with_soft_labels
 
 LONG = "这是一个比二十个字还要长得多的句子所以它不能算"
 

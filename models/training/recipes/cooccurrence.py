@@ -1,7 +1,8 @@
 """Embeddings for a start without pre-trained ones: which tokens stand near which, in the training texts alone.
 
-Positive pointwise mutual information of tokens at most `WINDOW` apart, contexts smoothed by the power 0.75, and the leading
-singular directions of that matrix, as Levy & Goldberg 2014 (https://papers.nips.cc/paper/5477) do in place of word2vec.
+A matrix holds the positive pointwise mutual information of tokens at most `WINDOW` apart, contexts smoothed by the power 0.75.
+The embeddings are its leading singular directions, which Levy & Goldberg 2014 (https://papers.nips.cc/paper/5477) take in place
+of word2vec.
 
 Shapes: `V` vocabulary, `D` width.
 """
