@@ -1,6 +1,7 @@
 # docker build -t valence --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .      CPU
 # docker build -t valence --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .    CUDA 13
 # docker run --read-only --tmpfs /tmp -p 8000:8000 valence
+# An architecture of your own joins by -v FOLDER:/modules:ro and --import-modules NAME; examples/keyword_pooling has all of it.
 ARG PYTHON_IMAGE=docker.io/library/python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
 
 FROM ${PYTHON_IMAGE} AS dependencies
@@ -46,9 +47,12 @@ COPY --from=dependencies /venv /venv
 WORKDIR /app
 COPY --from=tree /app ./
 # /tmp is the only place that is written: metrics' files, the workers' sockets, what libraries cache.
+# /modules is for modules of an operator's own, mounted or copied there. On the import path it comes after /app, the working
+# directory, so that a folder of his named `models` does not hide the service's, and before Python's own modules.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/modules \
     HF_HOME=/tmp/huggingface \
     HF_HUB_OFFLINE=1
 USER 10001:10001

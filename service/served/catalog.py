@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,8 +66,8 @@ def register_all(import_modules: Sequence[str]) -> None:
     for module in import_modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise CatalogError(f"--import-modules {module}: {error}") from error
+        except (Exception, SystemExit) as error:  # an operator's code may raise anything
+            raise CatalogError(f"--import-modules {module}: {_raised(error)}") from error
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
@@ -202,6 +203,15 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, tokenizer_path: Path, 
             f"{tokenizer_path / 'tokenizer.json'}: {len(tokenizer)} tokens, but {path / 'config.json'} has vocab_size "
             f"{config.vocab_size}; this tokenizer belongs to another checkpoint"
         )
+
+
+def _raised(error: BaseException) -> str:
+    """What an import raised, in one line: `NameError: name 'nm' is not defined (architecture.py, line 9)`."""
+    reason = str(error).strip().partition("\n")[0]
+    said = reason if isinstance(error, ImportError) else f"{type(error).__name__}: {reason}".removesuffix(": ")
+    # The innermost module that was being imported; a SyntaxError's is in its text.
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    return f"{said} ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else said
 
 
 def _reason(error: Exception) -> str:

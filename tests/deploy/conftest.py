@@ -24,20 +24,21 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 READY_S = 180
 SAFETY_S = 60
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-# Arguments: where to put the new root, the copy that becomes /app, the options of /tmp, the host's folder for /checkpoints, uid,
-# gid, then the command. A folder of this interpreter that lies in /tmp is put back there.
+# Arguments: where to put the new root, the copy that becomes /app, the options of /tmp, uid, gid, for each volume the host's
+# folder and its place, `--`, then the command. A folder of this interpreter that lies in /tmp is put back there.
 ENGINE = r"""
 set -eu
-root=$1 app=$2 tmp=$3 checkpoints=$4 uid=$5 gid=$6; shift 6
+root=$1 app=$2 tmp=$3 uid=$4 gid=$5; shift 5
 mount -t tmpfs tmpfs "$root"
 for entry in /*; do
-  case $entry in /tmp | /app | /checkpoints) continue ;; esac
+  case $entry in /tmp | /app) continue ;; esac
   if [ -L "$entry" ]; then cp -P "$entry" "$root$entry"
   elif [ -d "$entry" ]; then mkdir "$root$entry"; mount --rbind "$entry" "$root$entry"; fi
 done
-mkdir "$root/tmp" "$root/app" "$root/checkpoints" "$root/old"
+mkdir "$root/tmp" "$root/app" "$root/old"
 mount --bind "$app" "$root/app"
-mount --bind "$checkpoints" "$root/checkpoints"
+while [ "$1" != -- ]; do mkdir -p "$root$2"; mount --bind "$1" "$root$2"; shift 2; done
+shift
 while read -r _ target _ options _; do
   case $target in "$root"/proc* | "$root"/dev* | "$root"/sys*) continue ;; "$root" | "$root"/*) ;; *) continue ;; esac
   kept=$(printf %s "$options" | tr , '\n' | grep -xE 'nosuid|nodev|noexec|noatime|nodiratime|relatime' | tr '\n' ,) || true
@@ -160,13 +161,13 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start_container(
     checkpoints: Mapping[str, Path], image_tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], Container]]:
-    """Starts the compose file's `valence` with the tiny checkpoints of /checkpoints."""
+) -> Iterator[Callable[..., Container]]:
+    """Starts the compose file's `valence` with the tiny checkpoints of /checkpoints; its arguments are variables of Compose's."""
     if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody make namespaces of processes and mounts")
     running: list[Container] = []
 
-    def start() -> Container:
+    def start(**variables: str) -> Container:
         folder = tmp_path_factory.mktemp("container")
         (folder / "root").mkdir()
         chosen = {
@@ -175,6 +176,7 @@ def start_container(
             "VALENCE_MAX_CLIENT_BATCH_SIZE": "3",
             "VALENCE_WORKERS_PER_DEVICE": "1",
             "VALENCE_THREADS": "1",
+            **variables,
         }
         running.append(start_service(compose(chosen)["services"]["valence"], image_tree, folder))
         return running[-1]
@@ -189,8 +191,8 @@ def start_service(service: Mapping[str, Any], tree: Path, folder: Path) -> Conta
     assert service["read_only"]
     (tmpfs,) = service["tmpfs"]
     target, _, options = tmpfs.partition(":")
-    (volume,) = service["volumes"]
-    assert (target, volume["target"], volume["read_only"]) == ("/tmp", "/checkpoints", True)
+    places = [(volume["target"], volume["read_only"]) for volume in service["volumes"]]
+    assert (target, places) == ("/tmp", [("/checkpoints", True), ("/modules", True)])
     uid, gid = instruction("USER").split(":")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -203,7 +205,6 @@ def start_service(service: Mapping[str, Any], tree: Path, folder: Path) -> Conta
         "INTERPRETER": f"{sys.prefix} {sys.base_prefix}",
     }
     entry_point = [*json.loads(instruction("ENTRYPOINT")), *(service["command"] or [])]
-    places = [str(folder / "root"), str(tree), options, volume["source"], uid, gid]
-    return Container(
-        [*NAMESPACES, "sh", "-c", ENGINE, "engine", *places, *entry_point], environment, port=port, log=folder / "log"
-    )
+    volumes = [volume[side] for volume in service["volumes"] for side in ("source", "target")]
+    arguments = [str(folder / "root"), str(tree), options, uid, gid, *volumes, "--", *entry_point]
+    return Container([*NAMESPACES, "sh", "-c", ENGINE, "engine", *arguments], environment, port=port, log=folder / "log")

@@ -16,6 +16,9 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/valence.json").read_text())
 SERVED = ("valence", "valence-gpu")
+# Settings that Compose does not pass: the container listens on every address of its own, and VALENCE_PORT is the host's side of
+# the published port, whose other side is 8000.
+FIXED = {"host", "port"}
 
 # What Prometheus stores of one metric.
 SERIES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
@@ -105,11 +108,26 @@ def test_what_compose_mounts_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
 
+def passed(name: str) -> set[str]:
+    """The settings that Compose hands to a service."""
+    return {entry.removeprefix("VALENCE_").lower() for entry in COMPOSE["services"][name]["environment"]}
+
+
 @pytest.mark.parametrize("name", SERVED)
 def test_compose_passes_settings_that_exist(name: str) -> None:
-    passed = {entry.removeprefix("VALENCE_").lower() for entry in COMPOSE["services"][name]["environment"]}
-    assert passed
-    assert passed <= Settings.model_fields.keys()
+    assert passed(name)
+    assert passed(name) <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_compose_passes_every_setting_but_those_that_it_fixes(name: str) -> None:
+    assert Settings.model_fields.keys() - passed(name) == FIXED
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_compose_mounts_the_modules_where_the_image_imports_from(name: str) -> None:
+    (path,) = re.findall(r"PYTHONPATH=(\S+)", DOCKERFILE)
+    assert f"${{VALENCE_MODULES:-./examples}}:{path}:ro" in COMPOSE["services"][name]["volumes"]
 
 
 @pytest.mark.parametrize("name", SERVED)

@@ -132,6 +132,30 @@ def test_a_module_that_can_not_be_imported_is_refused(checkpoints: Mapping[str, 
     assert message == "--import-modules no_such_module: No module named 'no_such_module'"
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import torch\nwidth = hiden", "NameError: name 'hiden' is not defined (broken_module.py, line 2)"),
+        ("class Model(\n", "SyntaxError: '(' was never closed (broken_module.py, line 1)"),
+        ("import torch\ntorch.no_such_thing", "AttributeError: module 'torch' has no attribute 'no_such_thing'"),
+        ("import no_such_package", "No module named 'no_such_package' (broken_module.py, line 1)"),
+        ("import uuid\n\nuuid.UUID('4')", "ValueError: badly formed hexadecimal UUID string (broken_module.py, line 3)"),
+        ("raise ValueError('one line\\nand another')", "ValueError: one line (broken_module.py, line 1)"),
+        ("assert not 1", "AssertionError (broken_module.py, line 1)"),
+        ("raise SystemExit(3)", "SystemExit: 3 (broken_module.py, line 1)"),
+    ],
+    ids=["name", "syntax", "attribute", "import", "inside a library", "two lines", "no words", "exit"],
+)
+def test_a_module_that_raises_is_refused_in_one_line_with_what_it_raised(
+    source: str, reason: str, checkpoints: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refusal(f"a={checkpoints['tiny-bert']}", import_modules=("broken_module",))
+    assert message.startswith(f"--import-modules broken_module: {reason}")
+    assert "\n" not in message
+
+
 def test_an_architecture_joins_by_its_module(settings_of: Callable[..., Settings], checkpoints: Mapping[str, Path]) -> None:
     (served,) = load_catalog(settings_of(models=(f"mine={checkpoints['keyword']}",)))
     assert (served.architecture, served.max_length) == ("keyword_pooling", 128)
