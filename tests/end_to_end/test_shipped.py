@@ -1,9 +1,15 @@
 """The shipped checkpoints as `make serve` serves them, two workers for each, in float32 and in int8."""
 
+import json
+import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+DOCUMENTS = [Path(__file__).parents[2] / name for name in ("README.md", "docs/http-api.md")]
 
 EXAMPLES = {
     "A wonderful surprise, funny and moving.": "positive",
@@ -24,6 +30,27 @@ CHINESE = {
 }
 LSTMS = {"sentiment-lstm": "float32", "sentiment-lstm-zh": "float32"}
 DTYPES = {"float32": {"sentiment-bert": "float32", **LSTMS}, "int8": {"sentiment-bert": "int8", **LSTMS}}
+
+
+def shown() -> Iterator[tuple[str, str, str]]:
+    """(path, body, answer) of each `curl` in the documents whose answer stands below it."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for command, answer in re.findall(r"^```sh\n(curl [^`]*)```\n```json\n([^`]*)```$", text, re.MULTILINE):
+            path, body = re.findall(r"localhost:8000(/\S*).*-d '(.*)'", command, re.DOTALL)[0]
+            yield path, body, answer
+
+
+def rounded(answer: str) -> Any:
+    """JSON with two digits of each number."""
+    return json.loads(answer, parse_float=lambda number: round(float(number), 2))
+
+
+@pytest.mark.parametrize("shipped", ["float32"], indirect=True)
+@pytest.mark.parametrize(("path", "body", "answer"), list(shown()))
+def test_what_the_documents_show_is_answered(shipped: tuple[str, Any], path: str, body: str, answer: str) -> None:
+    found = shipped[1].client.post(path, content=body, headers={"content-type": "application/json"})
+    assert rounded(found.text) == rounded(answer)
 
 
 def test_info_says_the_dtype_of_each_model(shipped: tuple[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pydantic_settings import CliApp
 
 from service.settings import Settings
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "settings.md"
 
 
 def from_flags(*flags: str) -> Settings:
@@ -72,8 +72,10 @@ def test_help_lists_the_flag(name: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_readme_names_the_setting(name: str) -> None:
-    assert f"`VALENCE_{name.upper()}`" in README.read_text(encoding="utf-8")
+def test_the_page_of_settings_has_a_row_for_it(name: str) -> None:
+    row = f"| `--{name.replace('_', '-')}` | `VALENCE_{name.upper()}` | "
+    (line,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(row)]
+    assert line.endswith(f" | {Settings.model_fields[name].description} |")
 
 
 def test_an_unknown_flag_ends_with_code_2() -> None:
