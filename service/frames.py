@@ -5,7 +5,7 @@ little-endian length and an array of messages; token ids and logits travel as ra
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -127,16 +127,17 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes) -> list[Message]:
         """The messages of every frame that `data` completes."""
         self._buffer += data
+        messages: list[Message] = []
         start = 0
         while len(self._buffer) - start >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer, start)
             end = start + LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            body = bytes(self._buffer[start + LENGTH.size : end])
+            messages += _decoder.decode(self._buffer[start + LENGTH.size : end])
             start = end
-            yield from _decoder.decode(body)
         del self._buffer[:start]
+        return messages

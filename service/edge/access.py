@@ -21,11 +21,11 @@ class Access:
 
     def __init__(self, settings: Settings, *, http_processes: int) -> None:
         """KeysError where the file of keys can't be used, or there are limits and no keys."""
-        asks_for_key = settings.api_key is not None or settings.api_keys_file is not None
+        self.asks_for_key = settings.api_key is not None or settings.api_keys_file is not None
         self._open = frozenset(settings.open_routes)
         # Paths that begin so are open: without a key to ask for, all.
-        self._open_below = tuple(f"{route}/" for route in settings.open_routes) if asks_for_key else ("",)
-        if not asks_for_key and (settings.key_requests_per_s or settings.key_concurrent_requests):
+        self._open_below = tuple(f"{route}/" for route in settings.open_routes) if self.asks_for_key else ("",)
+        if not self.asks_for_key and (settings.key_requests_per_s or settings.key_concurrent_requests):
             raise KeysError("--key-requests-per-s and --key-concurrent-requests are for keys; set --api-key or --api-keys-file")
         self.limits = KeyLimits(settings, http_processes=http_processes)
         self._file = KeyFile(settings.api_keys_file) if settings.api_keys_file else None

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import metrics
 from service.edge.access import Access
 from service.edge.http import compression, errors
-from service.edge.http.call import Call, ClientGone, Outcome, Response, error_response
+from service.edge.http.call import Call, ClientGone, Headers, Outcome, Response, error_response
 from service.edge.http.connection import respond
 from service.edge.http.errors import ServiceError
 from service.edge.routes.docs import read_assets
@@ -65,7 +66,7 @@ class Edge:
         self.services = Services(
             settings=settings,
             models=self.models,
-            scorer=Scorer(settings, Dispatcher(self.links), tally=self.tally),
+            scorer=Scorer(settings, Dispatcher(self.links)),
             changes=Changes(settings, self.models, self.links, runtime_dir=runtime_dir),
             links=self.links,
             admission=Admission(settings, in_flight),
@@ -103,8 +104,8 @@ class Edge:
             response = error_response(ServiceError(500, "internal", "the service failed on this request"))
         if call.error_type:
             metrics.FAILURES.labels(call.error_type).inc()
+        self.tally.ended(label, call, None if response is None else response.status)
         if response is not None:
-            self.tally.answered(label, call.model, response.status)
             await self._send(call, response, request_id, send)
         for observe in self.observers:
             observe(call, Outcome(label, request_id.decode("latin-1"), response.status if response else None))
@@ -116,7 +117,7 @@ class Edge:
         route = routes.get("GET" if method == "HEAD" else method)
         if route is None:
             raise errors.wrong_method(*routes)
-        if not route.admin and self.access.opens(path):
+        if not route.admin and (not self.access.asks_for_key or self.access.opens(path)):
             return await self._handle(call, route)
         with self.access.granted(call.headers, admin=route.admin):
             return await self._handle(call, route)
@@ -128,6 +129,8 @@ class Edge:
 
     async def _send(self, call: Call, response: Response, request_id: bytes, send: Send) -> None:
         body, headers = response.body, [*response.headers, (b"x-request-id", request_id)]
+        if response.status == 200 and call.scored_at:
+            headers += how_it_went(call)
         if len(body) >= compression.LEAST_BYTES and b"accept-encoding" in call.headers:
             body, added = await compression.compressed(body, call.headers[b"accept-encoding"])
             headers += added
@@ -164,3 +167,14 @@ def label_of(routes: ByMethod) -> str:
     for route in routes.values():
         return route.label or route.path
     return "other"
+
+
+def how_it_went(call: Call) -> Headers:
+    """The headers of a request that a model has answered."""
+    return [
+        (b"x-model", call.model.encode()),
+        (b"x-tokens", b"%d" % call.tokens),
+        (b"x-queue-time-ms", b"%.3f" % (1000 * call.queue_s)),
+        (b"x-inference-time-ms", b"%.3f" % (1000 * call.inference_s)),
+        (b"x-total-time-ms", b"%.3f" % (1000 * (time.perf_counter() - call.started_at))),
+    ]

@@ -45,10 +45,11 @@ PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
 
 
 class Launched(msgspec.Struct, gc=False):
-    """A batch on its way through the device. `order`: the place in the batch of each row."""
+    """A batch on its way through the device. `order`: the place in the batch of each row. `padding`: tokens of padding in it."""
 
     rows: torch.Tensor
     order: list[int]
+    padding: int
     done: torch.cuda.Event | None = None
 
     def wait(self) -> FloatArray:
@@ -113,13 +114,14 @@ class Engine:
         """Starts a batch. On CUDA this returns before the device is done, so that the next batch can be made ready meanwhile."""
         order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
         ordered = [texts[index] for index in order]
-        rows = self._packed(ordered) if self.packed else self._padded(ordered)
+        padding = self.padding(ordered)
+        rows = self._packed(ordered, padding) if self.packed else self._padded(ordered)
         if not self.overlaps:
-            return Launched(rows, order)
+            return Launched(rows, order, padding)
         host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        return Launched(host, order, done)
+        return Launched(host, order, padding, done)
 
     def padding(self, texts: Sequence[TextIds]) -> int:
         """Padding tokens that scoring `texts` computes."""
@@ -135,15 +137,17 @@ class Engine:
             if not np.isfinite(self.logits(texts)).all():
                 raise ValueError(f"{self.details['class']}: the first forward gave a score that is not a number")
 
-    def _packed(self, texts: Sequence[TextIds]) -> torch.Tensor:
-        batch = pack([*texts, *self._fillers(texts)], with_types=self.takes_types)
+    def _packed(self, texts: Sequence[TextIds], padding: int) -> torch.Tensor:
+        batch = pack([*texts, *self._fillers(texts, padding)], with_types=self.takes_types)
         rows = self.graphs(batch) if self.graphs is not None else None
         return (self._forward(batch) if rows is None else rows)[: len(texts)]
 
-    def _fillers(self, texts: Sequence[TextIds]) -> list[TextIds]:
+    def _fillers(self, texts: Sequence[TextIds], padding: int) -> list[TextIds]:
         """Texts of padding that fill the pack up, none longer than the longest of `texts`, the last."""
-        missing, longest = self.padding(texts), len(texts[-1].ids)
-        lengths = [longest] * (missing // longest) + ([missing % longest] if missing % longest else [])
+        if not padding:
+            return []
+        longest = len(texts[-1].ids)
+        lengths = [longest] * (padding // longest) + ([padding % longest] if padding % longest else [])
         return [TextIds(np.full(length, self.pad_token_id, dtype=np.int32)) for length in lengths]
 
     def _forward(self, batch: Pack) -> torch.Tensor:

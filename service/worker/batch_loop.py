@@ -119,7 +119,7 @@ class BatchLoop:
         started_at = max(running.started_at, self._finished_at)
         self._finished_at = now
         self._send(answers(batch, logits, failed, started_at=started_at, inference_s=now - started_at))
-        padding = engine.padding([text.text for text in batch])
+        padding = 0 if isinstance(running.launched, Exception) else running.launched.padding
         self._meter.observe(
             running.model, batch, started_at=started_at, inference_s=now - started_at, failed=len(failed), padding=padding
         )

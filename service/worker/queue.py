@@ -9,9 +9,10 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 
 import msgspec
+import numpy as np
 
 from service.engine.packs import TextIds
-from service.frames import Cancel, Job, id_array
+from service.frames import ID_TYPE, Cancel, Job
 
 
 class QueuedText(msgspec.Struct, gc=False):
@@ -125,8 +126,8 @@ class TextQueue:
 
 
 def _split(job: Job, reply_to: int) -> list[QueuedText]:
-    ids = id_array(job.token_ids)
-    types = id_array(job.token_types) if job.token_types else None
+    ids = np.frombuffer(job.token_ids, ID_TYPE)
+    types = np.frombuffer(job.token_types, ID_TYPE) if job.token_types else None
     if len(job.lengths) == 1:
         return [QueuedText(reply_to, job.id, 0, job.deadline, job.sent_at, TextIds(ids, types))]
     texts = []

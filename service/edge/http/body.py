@@ -4,7 +4,7 @@ import asyncio
 
 from service.edge.http import compression, errors
 from service.edge.http.call import Call, ClientGone
-from service.edge.http.connection import whole_body
+from service.edge.http.connection import BODY
 
 # Bodies of the largest size that may be on their way into one process at a time.
 MOST_BODIES = 64
@@ -27,11 +27,10 @@ class BodyReader:
         declared = call.headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self.limit:
             raise errors.payload_too_large(self.limit)
-        body = whole_body(call.scope)
-        if body is None:
-            body = await self._received(call)
-        elif len(body) > self.limit:
+        whole = call.scope.get(BODY)
+        if whole is not None and len(whole) > self.limit:
             raise errors.payload_too_large(self.limit)
+        body = await self._received(call) if whole is None else bytes(whole)
         return body if encoding is None else await compression.decompressed(body, encoding, limit=self.limit)
 
     async def _received(self, call: Call) -> bytes:

@@ -35,7 +35,7 @@ class Response:
 class Call:
     """One request on its way, and what is noted of it for those who watch: moments of `time.perf_counter`, 0 where it did not
     come so far. `parameters`: what stands in the path for the `{name}` of its route. `body` and `timeout_s` are there once a
-    route that takes texts is called."""
+    route that takes texts is called. `is_scored`: every text got its scores."""
 
     scope: Scope
     receive: Receive
@@ -53,6 +53,7 @@ class Call:
     tokenized_at: float = 0.0
     submitted_at: float = 0.0
     scored_at: float = 0.0
+    is_scored: bool = False
     queue_s: float = 0.0
     inference_s: float = 0.0
 

@@ -28,6 +28,8 @@ MAX_PIPELINED = 1000
 # Where a request's scope holds uvicorn's own state of it. What goes by it instead of by ASGI's messages saves a tenth of a
 # request: uvicorn looks at each header that it sends, and a message that may have to be waited for needs a timer.
 CYCLE = "valence.cycle"
+# Where it holds the body, once all of it has come.
+BODY = "valence.body"
 
 
 class Connection(HttpToolsProtocol):
@@ -91,6 +93,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         super().on_message_complete()
+        cast(dict[str, Any], self.scope)[BODY] = self.cycle.body
         if self.cycle.response_complete:  # before its body had come, with which uvicorn's wait for the next request ended
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -146,12 +149,6 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def whole_body(scope: Scope) -> bytes | None:
-    """The body of a request, if all of it has come already."""
-    cycle: RequestResponseCycle | None = scope.get(CYCLE)
-    return None if cycle is None or cycle.more_body or cycle.disconnected else bytes(cycle.body)
 
 
 async def respond(scope: Scope, send: Send, *, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:

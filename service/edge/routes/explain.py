@@ -16,13 +16,12 @@ from typing_extensions import TypedDict
 
 from models.inspect.attribution import blanked
 from service.edge.http import errors
-from service.edge.http.call import JSON, Call, Response, json_response
+from service.edge.http.call import Call, Response, json_response
 from service.edge.routes.fields import STRICT, FullString, parsed
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Route, Services
 from service.edge.routes.tokenize import ListedToken, tokens
 from service.edge.scoring.models import EdgeModel
-from service.edge.scoring.scoring import how_it_went
 from service.frames import ATTRIBUTION_TYPE, ID_TYPE, Explain, Explained
 
 MAX_TOKENS = 512
@@ -70,9 +69,11 @@ async def explain(edge: Services, call: Call) -> Response:
         if not fields["inputs"]:
             raise errors.empty()
         model = edge.models.named(fields.get("model"))
-        with model.in_use():
-            content = await _explained(edge, call, fields, model)
-        return json_response(200, content, [JSON, *how_it_went(call)])
+        model.in_flight += 1
+        try:
+            return json_response(200, await _explained(edge, call, fields, model))
+        finally:
+            model.in_flight -= 1
 
 
 async def _explained(edge: Services, call: Call, fields: ExplainBody, model: EdgeModel) -> Explanation:
@@ -81,7 +82,7 @@ async def _explained(edge: Services, call: Call, fields: ExplainBody, model: Edg
     target = target_of(fields.get("label"), labels)
     asked = fields.get("truncate")
     encode = partial(model.encoder.encoding, text, truncate=edge.settings.auto_truncate if asked is None else asked)
-    encoding: Encoding = await edge.scorer.tokenized(call, model, encode, texts=[(text, None)])
+    encoding: Encoding = await edge.scorer.tokenized(call, encode, texts=[(text, None)])
     call.tokens = len(encoding)
     if call.tokens > MAX_TOKENS:
         raise errors.validation(f"inputs: {call.tokens} tokens exceed the {MAX_TOKENS} that are explained; shorten the text")

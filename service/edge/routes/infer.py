@@ -103,8 +103,7 @@ async def infer(edge: Services, call: Call) -> Response:
     request = parse_infer(call.body, call.headers.get(HEADER_LENGTH))
     logits = await edge.scorer.logits(call, model, request.asked)
     score = FUNCTIONS[request.function or BY_PROBLEM_TYPE[model.served.problem_type]]
-    answer = infer_answer(request, [score(row) for row in logits], model=model.served.name, labels=model.served.labels)
-    return Response(answer.status, answer.body, [*answer.headers, *edge.scorer.finished(call, model)])
+    return infer_answer(request, [score(row) for row in logits], model=model.served.name, labels=model.served.labels)
 
 
 def _model(edge: Services, call: Call) -> EdgeModel:

@@ -13,7 +13,7 @@ from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from service.edge.http import errors
-from service.edge.http.call import JSON, Call, Response, json_response
+from service.edge.http.call import Call, Response, json_response
 from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, readable
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Route, Services
@@ -100,7 +100,7 @@ async def predict(edge: Services, call: Call) -> Response:
     rows = await edge.scorer.logits(call, model, request.asked)
     function = request.function or BY_PROBLEM_TYPE[model.served.problem_type]
     answers = [labelled(row, labels=model.served.labels, function=function, top_k=request.top_k) for row in rows]
-    return json_response(200, answers if request.nested else answers[0], [JSON, *edge.scorer.finished(call, model)])
+    return json_response(200, answers if request.nested else answers[0])
 
 
 def parse_predict(body: bytes) -> PredictRequest:

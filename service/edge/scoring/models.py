@@ -1,26 +1,23 @@
 """The models that one HTTP process sends texts to."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.inspect.attribution import blank_token
 from service.edge.http import errors
-from service.edge.telemetry.meter import RequestMeter
 from service.edge.text.encoder import TextEncoder
 from service.served.catalog import ServedModel, load_tokenizer
 
 
 @dataclass(slots=True)
 class EdgeModel:
-    """A model with its tokenizer and its metrics. `place`: its number in a frame. `blank_id`: the token that stands for no word
-    in an explanation's baseline. `in_flight`: requests that are on their way through it."""
+    """A model with its tokenizer. `place`: its number in a frame. `blank_id`: the token that stands for no word in an
+    explanation's baseline. `in_flight`: requests that are on their way through it, which keep it where it is replaced."""
 
     place: int
     served: ServedModel
     encoder: TextEncoder
     blank_id: int
-    meter: RequestMeter
     in_flight: int = 0
 
     @classmethod
@@ -28,16 +25,7 @@ class EdgeModel:
         """Loads the tokenizer."""
         tokenizer = load_tokenizer(served.tokenizer_path)
         encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=served.max_length)
-        return cls(place, served, encoder, blank_token(tokenizer), RequestMeter(served.name))
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keeps the model where it is replaced meanwhile."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+        return cls(place, served, encoder, blank_token(tokenizer))
 
 
 class EdgeModels:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from service.edge.http import errors
-from service.edge.http.call import Call, Headers
+from service.edge.http.call import Call
 from service.edge.scoring.dispatch import Dispatcher
 from service.edge.scoring.models import EdgeModel
-from service.edge.telemetry.meter import Tally
 from service.edge.text.encoder import Text, Tokens
 from service.edge.text.windows import combined
 from service.frames import Job
@@ -39,10 +38,9 @@ class Texts:
 class Scorer:
     """Scores the texts of requests, whatever route they came by."""
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher, *, tally: Tally) -> None:
+    def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
         self.settings = settings
         self.dispatcher = dispatcher
-        self.tally = tally
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large texts")
 
     async def logits(self, call: Call, model: EdgeModel, asked: Texts) -> list[list[float]]:
@@ -50,20 +48,19 @@ class Scorer:
         self.check_count(len(asked.texts))
         call.model, call.texts = model.served.name, len(asked.texts)
         timeout_s = min(call.timeout_s, asked.timeout_s or call.timeout_s)
-        with model.in_use():
-            tokens = await self.tokenized(call, model, lambda: self._encode(model, asked), texts=asked.texts)
+        model.in_flight += 1
+        try:
+            tokens = await self.tokenized(call, lambda: self._encode(model, asked), texts=asked.texts)
             call.tokens = sum(tokens.lengths)
             job = Job(0, model.place, call.arrived_at + timeout_s, time.monotonic(), tokens.lengths, tokens.ids, tokens.types)
             reply = await self.dispatcher.answered(call, job, timeout_s=timeout_s)
+        finally:
+            model.in_flight -= 1
         if reply.failed:
             failed = min(reply.failed)
             raise errors.backend(tokens.owners[failed] if tokens.owners else failed)
+        call.is_scored = True
         return combined(reply.rows, owners=tokens.owners, weights=tokens.weights) if tokens.owners else reply.rows
-
-    def finished(self, call: Call, model: EdgeModel) -> Headers:
-        """Observes a request that is about to be answered; the headers that say how it went."""
-        self.tally.observed(model.meter.duration, time.perf_counter() - call.started_at)
-        return how_it_went(call)
 
     def check_count(self, texts: int) -> None:
         """ServiceError 422 for more texts than one request may hold."""
@@ -71,12 +68,11 @@ class Scorer:
         if texts > limit:
             raise errors.validation(f"inputs: {texts} texts exceed the limit of {limit}; send fewer")
 
-    async def tokenized(self, call: Call, model: EdgeModel, encode: Callable[[], Made], *, texts: Sequence[Text]) -> Made:
+    async def tokenized(self, call: Call, encode: Callable[[], Made], *, texts: Sequence[Text]) -> Made:
         """What `encode` makes of the texts."""
         call.tokenization_started_at = time.perf_counter()
         encoded = await self.made(call, encode, characters=sum(len(text) + len(partner or "") for text, partner in texts))
         call.tokenized_at = time.perf_counter()
-        self.tally.observed(model.meter.tokenization, call.tokenized_at - call.tokenization_started_at)
         return encoded
 
     async def made(self, call: Call, make: Callable[[], Made], *, characters: int) -> Made:
@@ -97,14 +93,3 @@ class Scorer:
             return model.encoder.encode_windows(asked.texts, max_windows=self.settings.max_client_batch_size)
         truncate = self.settings.auto_truncate if asked.truncate is None else asked.truncate
         return model.encoder.encode(asked.texts, truncate=truncate, from_left=asked.truncate_left)
-
-
-def how_it_went(call: Call) -> Headers:
-    """The headers of a request that a model has answered."""
-    return [
-        (b"x-model", call.model.encode()),
-        (b"x-tokens", b"%d" % call.tokens),
-        (b"x-queue-time-ms", b"%.3f" % (1000 * call.queue_s)),
-        (b"x-inference-time-ms", b"%.3f" % (1000 * call.inference_s)),
-        (b"x-total-time-ms", b"%.3f" % (1000 * (time.perf_counter() - call.started_at))),
-    ]

@@ -2,10 +2,12 @@
 
 import asyncio
 import collections
+import time
 
 from prometheus_client import Histogram
 
 from service import metrics
+from service.edge.http.call import Call
 
 # What another HTTP process than the one that is scraped has counted is there after so long.
 TALLY_S = 0.05
@@ -23,9 +25,20 @@ class Tally:
     """What an HTTP process has counted and observed and not yet written: a number written costs 3 us, a hundred hardly more."""
 
     def __init__(self) -> None:
+        self._meters: dict[str, RequestMeter] = {}
         self._answers: collections.Counter[tuple[str, str, int]] = collections.Counter()
         self._amounts: dict[Histogram, list[float]] = {}
         self._is_due = False
+
+    def ended(self, route: str, call: Call, status: int | None) -> None:
+        """Counts how a request ended, and observes how long its parts took. `status` None: the client had gone."""
+        if status is not None:
+            self.answered(route, call.model, status)
+        if call.tokenized_at:
+            meter = self._meters.get(call.model) or self._meters.setdefault(call.model, RequestMeter(call.model))
+            self.observed(meter.tokenization, call.tokenized_at - call.tokenization_started_at)
+            if call.is_scored:
+                self.observed(meter.duration, time.perf_counter() - call.started_at)
 
     def answered(self, route: str, model: str, status: int) -> None:
         """Counts an outcome. All three labels come from closed sets."""

@@ -97,7 +97,7 @@ class Handle:
     """A launched batch whose rows come when it is waited for."""
 
     def __init__(self, engine: "OverlappingEngine", texts: Sequence[TextIds]) -> None:
-        self.engine, self.texts = engine, texts
+        self.engine, self.texts, self.padding = engine, texts, 0
 
     def wait(self) -> np.ndarray:
         self.engine.events.append(f"wait {len(self.texts)}")
@@ -116,9 +116,6 @@ class OverlappingEngine(StandInEngine):
     def launch(self, texts: Sequence[TextIds]) -> Handle:
         self.events.append(f"launch {len(texts)}")
         return Handle(self, texts)
-
-    def padding(self, texts: Sequence[TextIds]) -> int:
-        return 0
 
 
 class Meter:
