@@ -1,6 +1,7 @@
-"""Imports run one way: service -> models, service and models -> nothing of each other's callers."""
+"""Imports run one way: service -> models -> tokenizers_store; between the rooms of service/ as docs/architecture.md draws."""
 
 import ast
+import re
 from collections.abc import Iterator, Set
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PICTURE = ROOT / "docs" / "architecture.md"
 ARCHITECTURES = sorted(path.parent.name for path in (ROOT / "models").glob("*/modeling_*.py"))
 
 
@@ -68,7 +70,7 @@ def module_of(source: Path) -> str:
     return ".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("folder", ["models", "tokenizers_store", "load_tests"])
+@pytest.mark.parametrize("folder", ["service", "models", "tokenizers_store", "load_tests"])
 def test_no_import_circle(folder: str) -> None:
     """Nor one that is hidden in functions or type checking: graphlib's CycleError names the modules."""
     sources = {module_of(source): source for source in (ROOT / folder).rglob("*.py")}
@@ -84,6 +86,69 @@ def dependencies(source: Path, modules: Set[str]) -> set[str]:
         parts = {f"{module}.{name}" for name in names} & modules
         found |= parts if names and len(parts) == len(names) else parts | {module}
     return found & modules
+
+
+def room_of(module: str) -> str:
+    """The folder of a module below `service`; empty for the ground floor, `main` for the command that starts it all."""
+    folder = ROOT / Path(*module.split("."))
+    package = module if folder.is_dir() else module.rpartition(".")[0]
+    return "main" if module == "service.__main__" else package.removeprefix("service").removeprefix(".")
+
+
+@pytest.fixture(scope="module")
+def arrows() -> dict[str, set[str]]:
+    """Which rooms of service/ each room imports, itself apart."""
+    sources = {module_of(source): source for source in (ROOT / "service").rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        found.setdefault(room_of(module), set()).update(map(room_of, dependencies(source, sources.keys())))
+    return {room: others - {room} for room, others in found.items()}
+
+
+def reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Every room that one imports, itself or by others."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+def test_rooms_have_floors(arrows: dict[str, set[str]]) -> None:
+    """No circle of rooms, and nothing above the ground floor that it imports."""
+    TopologicalSorter(arrows).prepare()
+    assert arrows[""] == set()
+
+
+def test_the_picture_is_drawn_from_the_code(arrows: dict[str, set[str]]) -> None:
+    """Without what follows from other arrows, and without those to the ground floor."""
+    needed = {
+        (room, other)
+        for room, others in arrows.items()
+        for other in others - {""}
+        if not any(other in reached(arrows, between) for between in others - {other, ""})
+    }
+    picture = PICTURE.read_text(encoding="utf-8").partition("```mermaid\nflowchart")[2].partition("```")[0]
+    assert set(re.findall(r"^ +([\w.]+)(?:\[.*?])? --> ([\w.]+)", picture, re.MULTILINE)) == needed
+
+
+@pytest.mark.parametrize(
+    ("room", "stranger"),
+    [
+        ("engine", "edge"), ("engine", "edge.http"), ("worker", "edge"), ("worker", "edge.http"), ("edge", "worker"),
+        ("edge", "engine"), ("served", "edge.http"), ("served", "engine"), ("served", "worker"), ("supervisor", "measure"),
+    ],
+)  # fmt: skip
+def test_rooms_that_never_meet(arrows: dict[str, set[str]], room: str, stranger: str) -> None:
+    assert stranger in arrows
+    assert stranger not in reached(arrows, room)
+
+
+def test_the_client_stands_alone(arrows: dict[str, set[str]]) -> None:
+    assert arrows["client"] == set()
+    assert not any("client" in others for others in arrows.values())
 
 
 def test_the_sources_are_found() -> None:

@@ -6,6 +6,9 @@ torch's compiler driver builds it at first use and keeps it. The image has no co
 
 import ctypes
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +22,26 @@ FLAGS = ("-ffp-contract=fast",)
 Pointer, Integer = ctypes.c_void_p, ctypes.c_int64
 
 
-@cache
+ARE_OURS_WANTED: ContextVar[bool] = ContextVar("ARE_OURS_WANTED", default=True)
+
+
+@contextmanager
+def torchs_layers() -> Iterator[None]:
+    """As where `models/cpu` has nothing to offer: for a comparison with torch's own layers."""
+    token = ARE_OURS_WANTED.set(False)
+    try:
+        yield
+    finally:
+        ARE_OURS_WANTED.reset(token)
+
+
 def has_kernels() -> bool:
+    """Whether the library is there and wanted."""
+    return ARE_OURS_WANTED.get() and can_be_had()
+
+
+@cache
+def can_be_had() -> bool:
     """Whether the library can be had here. If not, torch's operators serve, and the log says so once."""
     try:
         built()

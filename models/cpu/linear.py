@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.cpu.library import ARE_OURS_WANTED
+
 CPUINFO = Path("/proc/cpuinfo")
 # Below this many channels on either side a call costs more than the order gains.
 LEAST_CHANNELS = 64
@@ -54,7 +56,7 @@ def has_prepacked(model: nn.Module) -> bool:
 def prepacked(layer: nn.Linear) -> nn.Linear:
     """The layer with its weights in oneDNN's order; itself where nothing is gained by that."""
     wide = min(layer.in_features, layer.out_features) >= LEAST_CHANNELS
-    gains = wide and layer.weight.device.type == "cpu" and gains_from_onednn(layer.weight.dtype)
+    gains = wide and ARE_OURS_WANTED.get() and layer.weight.device.type == "cpu" and gains_from_onednn(layer.weight.dtype)
     return PrepackedLinear(layer) if gains else layer
 
 

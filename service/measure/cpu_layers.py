@@ -8,15 +8,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from models.cpu import library
+from models.cpu.library import torchs_layers
 from service.engine.engine import Engine
 from service.engine.packs import TextIds
 from service.measure.forward_rate import made_up
@@ -26,7 +24,6 @@ from service.settings import Settings
 HEAD = ["texts", "tokens", "torch's, ms", "ours, ms", "times", "max difference"]
 BATCHES = (1, 8, 16, 32, 89)
 DTYPES = ("float32", "bfloat16")
-REPLACED = ("service.engine.engine.replace_lstms", "service.engine.engine.prepack_linears")
 
 
 def main() -> None:
@@ -91,16 +88,6 @@ def durations(engine: Engine, batches: list[list[TextIds]]) -> Iterator[float]:
         started_at = time.perf_counter()
         engine.logits(batch)
         yield time.perf_counter() - started_at
-
-
-@contextmanager
-def torchs_layers() -> Iterator[None]:
-    """As where `models/cpu` has nothing to offer."""
-    with ExitStack() as stack:
-        for name in REPLACED:
-            stack.enter_context(patch(name, return_value=0))
-        stack.enter_context(patch.object(library, "has_kernels", return_value=False))
-        yield
 
 
 if __name__ == "__main__":

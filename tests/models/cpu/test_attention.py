@@ -129,12 +129,12 @@ def test_without_a_compiler_torch_serves_and_the_log_says_so(
         raise RuntimeError("no compiler\nand much more")
 
     monkeypatch.setattr(library, "built", missing)
-    library.has_kernels.cache_clear()
+    library.can_be_had.cache_clear()
     query, key, value = states(30, 32)
     bounds = bounds_of([10, 20])
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         found = [attend_packed(query, key, value, bounds) for _ in range(2)]
-    library.has_kernels.cache_clear()
+    library.can_be_had.cache_clear()
     assert [record.getMessage() for record in caplog.records] == [
         "short texts and LSTMs are slower, by torch's operators: no kernel for this CPU can be built: no compiler"
     ]
