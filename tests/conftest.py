@@ -1,5 +1,6 @@
 """What the packages' tests share: tiny checkpoints with trained tokenizers, made once a run."""
 
+import getpass
 import os
 import shutil
 import tempfile
@@ -9,11 +10,15 @@ from pathlib import Path
 import pytest
 
 # All are read at import, so they are set before any test module is collected.
-_METRICS_DIR = tempfile.mkdtemp(prefix="valence-tests-")
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_DIR
+_FOLDER = tempfile.mkdtemp(prefix="valence-tests-")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _FOLDER
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # To tiny tensors a second thread is only something to wait for: with two the tests took three times the CPU time.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Of the processes that tests start: a service that is killed leaves its sockets and counters behind. The kernels that it built
+# stay where torch has them by itself, for the next run.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+os.environ["TMPDIR"] = _FOLDER
 
 SENTENCES = (
     "a wonderful film, funny and moving",
@@ -38,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(_METRICS_DIR, ignore_errors=True)
+    shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
