@@ -66,6 +66,7 @@ COMMANDS = {
     ],
     "Measure": [
         ModuleCommand("forward-rate", "service.measure.forward_rate", "What the forward does without HTTP."),
+        ModuleCommand("request-path", "service.measure.request_path", "Which files a request passes."),
         ModuleCommand("profile-forward", "service.measure.profile_forward", "Where the forward's time goes."),
         ModuleCommand("cpu-layers", "service.measure.cpu_layers", "What our CPU layers gain over torch's."),
         ModuleCommand("long-texts", "service.measure.long_texts", "What windows gain over cutting."),
