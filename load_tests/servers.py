@@ -23,9 +23,15 @@ class ServerError(Exception):
 
 @contextmanager
 def running(
-    arguments: Sequence[str], *, ready_url: str, log: Path, timeout_s: float = 300.0, python: Path = Path(sys.executable)
+    arguments: Sequence[str],
+    *,
+    ready_url: str,
+    log: Path,
+    timeout_s: float = 300.0,
+    python: Path = Path(sys.executable),
+    folder: Path = ROOT,
 ) -> Iterator[psutil.Process]:
-    """Starts `python ARGUMENTS`, yields its process once `ready_url` answers 200, and stops it at the end.
+    """Starts `python ARGUMENTS` in a folder, yields its process once `ready_url` answers 200, and stops it at the end.
 
     ServerError if it ends before that or takes more than `timeout_s`, or if something answers at that address already."""
     if _answers(ready_url):
@@ -33,7 +39,7 @@ def running(
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the server in good order.
         process = subprocess.Popen(
-            [str(python), *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [str(python), *arguments], cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         _wait_until_ready(process, ready_url, log, timeout_s)

@@ -44,11 +44,18 @@ def _run(runtime_dir: RuntimeDir) -> int:
     # operators to be compiled: 5.6 ms instead of 3.3 by `sentiment-lstm`, 13 instead of 8 by `sentiment-bert` in bfloat16.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     # Imported here, behind the handlers; and so that `--help` need not wait for torch.
+    from pydantic import ValidationError
     from pydantic_settings import CliApp
 
     from service.settings import Settings
 
-    settings = CliApp.run(Settings)
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:  # without the values: one may be a key
+        for fault in error.errors(include_url=False, include_input=False):
+            name = str(fault["loc"][0]) if fault["loc"] else "settings"
+            print(f"--{name.replace('_', '-')} (VALENCE_{name.upper()}): {fault['msg']}", file=sys.stderr)
+        return 2
     from service.edge.keys import KeysError
     from service.logs import configure_logging
     from service.measure.tuning import tuned

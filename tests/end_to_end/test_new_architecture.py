@@ -12,7 +12,7 @@ import pytest
 from models.new.__main__ import scaffold
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "checkpoints", "checkpoint", "results", "docs")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "checkpoints", "checkpoint", "results")
 # As long as a name may be: it must not push the template's lines over the limit.
 NAME = "attentive_pooling_of_x24"
 
