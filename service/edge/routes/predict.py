@@ -17,9 +17,9 @@ from service.edge.http.call import Call, Response, json_response
 from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, readable
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Route, Services
-from service.edge.scoring.labelling import BY_PROBLEM_TYPE, Function, labelled
 from service.edge.scoring.scoring import Texts
-from service.edge.text.encoder import Text
+from service.text.encoder import Text
+from service.text.labelling import BY_PROBLEM_TYPE, Function, labelled
 
 # For the schema, what the types can't say and `_texts` and `_pair` check: a pair holds one or two strings, not only empty ones.
 FULL_PAIR: JsonDict = {

@@ -22,10 +22,10 @@ from typing_extensions import TypedDict
 from service.edge.http import errors
 from service.edge.http.call import JSON, Response
 from service.edge.routes.fields import STRICT, WHOLE, Direction, FullString, parsed
-from service.edge.scoring.labelling import Function
 from service.edge.scoring.scoring import Texts
-from service.edge.text.encoder import Text
 from service.frames import LENGTH, LOGIT_TYPE
+from service.text.encoder import Text
+from service.text.labelling import Function
 
 VERSION = "1"
 HEADER_LENGTH = b"inference-header-content-length"

@@ -15,7 +15,7 @@ from service.edge.http.call import JSON, Call, Response
 from service.edge.routes.fields import STRICT, FullString, parsed
 from service.edge.routes.openapi import Operation, Schema
 from service.edge.routes.route import Route, Services
-from service.edge.text.encoder import TextEncoder
+from service.text.encoder import TextEncoder
 
 
 @with_config(STRICT)

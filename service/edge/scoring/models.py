@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from models.inspect.attribution import blank_token
 from service.edge.http import errors
-from service.edge.text.encoder import TextEncoder
 from service.served.catalog import ServedModel, load_tokenizer
+from service.text.encoder import TextEncoder
 
 
 @dataclass(slots=True)

@@ -5,16 +5,18 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from service.edge.http import errors
 from service.edge.http.call import Call
 from service.edge.scoring.dispatch import Dispatcher
 from service.edge.scoring.models import EdgeModel
-from service.edge.text.encoder import Text, Tokens
-from service.edge.text.windows import combined
 from service.frames import Job
 from service.settings import Settings
+from service.text.encoder import Text, Tokens
+from service.text.refusal import TextRefused
+from service.text.windows import combined
 
 # More text than this is tokenized in a thread, so that it does not hold up the event loop (2 ms at 0.4 us a character).
 INLINE_CHARACTERS = 5_000
@@ -76,20 +78,24 @@ class Scorer:
         return encoded
 
     async def made(self, call: Call, make: Callable[[], Made], *, characters: int) -> Made:
-        """What `make` makes of so many characters: at once, in a thread, or when its turn comes; 504 if that is too late."""
-        if characters <= INLINE_CHARACTERS:
-            return make()
-
-        def make_in_time() -> Made:
-            if time.monotonic() > call.arrived_at + call.timeout_s:
-                raise errors.timed_out(call.timeout_s)
-            return make()
-
-        turn = self._large if characters > LARGE_CHARACTERS else None
-        return await asyncio.get_running_loop().run_in_executor(turn, make_in_time)
+        """What `make` makes of so many characters: at once, in a thread, or when its turn comes; 504 if that is too late, 422
+        where it refuses a text."""
+        try:
+            if characters <= INLINE_CHARACTERS:
+                return make()
+            turn = self._large if characters > LARGE_CHARACTERS else None
+            return await asyncio.get_running_loop().run_in_executor(turn, partial(_in_time, call, make))
+        except TextRefused as refusal:
+            raise errors.refused(refusal) from refusal.__cause__
 
     def _encode(self, model: EdgeModel, asked: Texts) -> Tokens:
         if asked.window:
             return model.encoder.encode_windows(asked.texts, max_windows=self.settings.max_client_batch_size)
         truncate = self.settings.auto_truncate if asked.truncate is None else asked.truncate
         return model.encoder.encode(asked.texts, truncate=truncate, from_left=asked.truncate_left)
+
+
+def _in_time(call: Call, make: Callable[[], Made]) -> Made:
+    if time.monotonic() > call.arrived_at + call.timeout_s:
+        raise errors.timed_out(call.timeout_s)
+    return make()

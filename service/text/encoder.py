@@ -7,9 +7,9 @@ from itertools import chain
 
 from tokenizers import Encoding, Tokenizer
 
-from service.edge.http import errors
-from service.edge.text.ascii import for_ascii
-from service.edge.text.windows import Window, cut
+from service.text.ascii import for_ascii
+from service.text.refusal import TextRefused, unreadable
+from service.text.windows import Window, cut
 
 # A text, and its partner for models of text pairs.
 Text = tuple[str, str | None]
@@ -44,19 +44,19 @@ class TextEncoder:
         self._left = [self._copy(tokenizer, truncate_to="left")] * 2
 
     def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool = False) -> Tokens:
-        """Token ids of `texts`. ServiceError 422 names the limit and the length of a text that does not fit."""
+        """Token ids of `texts`. TextRefused names the limit and the length of a text that does not fit."""
         tokenizers = (self._left if from_left else self._right) if truncate else self._whole
         tokens = _tokens(self._encode(tokenizers, texts), texts)
         if not truncate and max(tokens.lengths) > self.max_length:
             index = next(i for i, length in enumerate(tokens.lengths) if length > self.max_length)
-            raise errors.validation(
+            raise TextRefused(
                 f"inputs[{index}]: {tokens.lengths[index]} tokens exceed the model's limit of {self.max_length}; "
                 'shorten the text or send truncate: true, or overflow: "window"'
             )
         return tokens
 
     def encode_windows(self, texts: Sequence[Text], *, max_windows: int) -> Tokens:
-        """Token ids of `texts`, those that do not fit cut into windows. ServiceError 422 where there are more than `max_windows`.
+        """Token ids of `texts`, those that do not fit cut into windows. TextRefused where there are more than `max_windows`.
 
         A text that fits counts as one.
         """
@@ -67,20 +67,20 @@ class TextEncoder:
         return replace(tokens, owners=[window.text for window in windows], weights=[window.weight for window in windows])
 
     def encodings(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoding]:
-        """Uncut, with offsets, which `encode` does without. ServiceError 422 as there."""
+        """Uncut, with offsets, which `encode` does without. TextRefused as there."""
         try:
             return self._whole[0].encode_batch(texts, add_special_tokens=add_special_tokens)
         except Exception as error:  # as in `_encode`
-            raise errors.not_tokenized() from error
+            raise unreadable() from error
 
     def encoding(self, text: str, *, truncate: bool) -> Encoding:
-        """One text as `encode` cuts it, with offsets. ServiceError 422 as there."""
+        """One text as `encode` cuts it, with offsets. TextRefused as there."""
         try:
             found = (self._right if truncate else self._whole)[0].encode(text)
         except Exception as error:  # as in `_encode`
-            raise errors.not_tokenized() from error
+            raise unreadable() from error
         if len(found) > self.max_length:
-            raise errors.validation(
+            raise TextRefused(
                 f"inputs: {len(found)} tokens exceed the model's limit of {self.max_length}; shorten it or send truncate: true"
             )
         return found
@@ -97,7 +97,7 @@ class TextEncoder:
             found = dict(zip(others, any_text.encode_batch_fast([inputs[place] for place in others]), strict=True))
             rest = iter(ascii_only.encode_batch_fast([text for place, text in enumerate(inputs) if place not in found]))
         except Exception as error:  # the Rust library raises bare Exception, for example on a lone surrogate
-            raise errors.not_tokenized() from error
+            raise unreadable() from error
         return [found[place] if place in found else next(rest) for place in range(len(inputs))]
 
     def _copy(self, tokenizer: Tokenizer, *, truncate_to: str | None) -> Tokenizer:

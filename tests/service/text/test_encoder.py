@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.edge.http.errors import ServiceError
-from service.edge.text.encoder import TextEncoder
+from service.edge.http import errors
 from service.frames import id_array
 from service.served.catalog import ServedModel, load_tokenizer
+from service.text.encoder import TextEncoder
+from service.text.refusal import TextRefused
 
 LIMIT = 6
 LONG = "the film was good and funny and moving"
@@ -36,10 +37,10 @@ def test_left_truncation_keeps_the_end_and_the_special_tokens(encoder: TextEncod
 
 
 def test_a_text_that_is_too_long_is_422_with_limit_and_length(encoder: TextEncoder, whole: list[int]) -> None:
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(TextRefused) as caught:
         encoder.encode([("good", None), (LONG, None)], truncate=False)
-    assert caught.value.status == 422
-    assert caught.value.message.startswith(f"inputs[1]: {len(whole)} tokens exceed the model's limit of {LIMIT};")
+    assert errors.refused(caught.value).status == 422
+    assert errors.refused(caught.value).message.startswith(f"inputs[1]: {len(whole)} tokens exceed the model's limit of {LIMIT};")
 
 
 def test_one_text_does_not_pad_another(encoder: TextEncoder) -> None:
@@ -67,9 +68,10 @@ def test_a_pair_is_truncated_to_the_limit(encoder: TextEncoder) -> None:
 
 
 def test_a_text_that_is_not_unicode_is_422(encoder: TextEncoder) -> None:
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(TextRefused) as caught:
         encoder.encode([("\ud800", None)], truncate=True)
-    assert (caught.value.status, caught.value.error_type) == (422, "tokenizer")
+    refused = errors.refused(caught.value)
+    assert (refused.status, refused.error_type) == (422, "tokenizer")
 
 
 def test_the_tokenizer_given_keeps_its_own_settings(catalog: Mapping[str, ServedModel]) -> None:

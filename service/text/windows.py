@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from tokenizers import Encoding
 
-from service.edge.http import errors
+from service.text.refusal import TextRefused
 
 # A window begins with the last quarter of the one before, so that what a cut tears apart stands whole in one of the two.
 OVERLAP = 1 / 4
@@ -31,11 +31,11 @@ class Window:
 
 
 def cut(encodings: Sequence[Encoding], *, max_length: int, max_windows: int) -> list[Window]:
-    """The windows of each encoded text in turn; a text that fits is one. ServiceError 422 where there would be too many."""
+    """The windows of each encoded text in turn; a text that fits is one. TextRefused where there would be too many."""
     plans = [_plan(index, encoding, max_length=max_length) for index, encoding in enumerate(encodings)]
     count = sum(len(found) for _, found in plans)
     if count > max_windows:
-        raise errors.validation(
+        raise TextRefused(
             f"inputs: {count} windows of {max_length} tokens exceed the limit of {max_windows}; send fewer or shorter texts"
         )
     return [
@@ -83,7 +83,7 @@ def _plan(index: int, encoding: Encoding, *, max_length: int) -> tuple[int, list
     ((longer, length),) = Counter(member for member in members if member is not None).most_common(1)
     around = len(encoding) - length
     if around >= max_length:
-        raise errors.validation(
+        raise TextRefused(
             f"inputs[{index}]: the shorter text of the pair takes {around} tokens with the special ones, of the model's limit of "
             f"{max_length}, and leaves no room for windows over the longer; shorten it"
         )

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from load_tests.servers import ROOT
 from load_tests.texts import user_texts
-from service.edge.text.ascii import for_ascii
+from service.text.ascii import for_ascii
 
 STORE = ROOT / "tokenizers_store"
 SHIPPED = sorted(path.parent.name for path in STORE.glob("*/tokenizer.json"))

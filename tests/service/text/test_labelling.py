@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from service.edge.scoring.labelling import BY_PROBLEM_TYPE, labelled, sigmoid, softmax
+from service.text.labelling import BY_PROBLEM_TYPE, labelled, sigmoid, softmax
 
 LABELS = ("negative", "neutral", "positive")
 

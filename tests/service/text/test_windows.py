@@ -6,11 +6,12 @@ from itertools import pairwise
 import pytest
 from tokenizers import Tokenizer
 
-from service.edge.http.errors import ServiceError
-from service.edge.text.encoder import TextEncoder, Tokens
-from service.edge.text.windows import combined, spans
+from service.edge.http import errors
 from service.frames import id_array
 from service.served.catalog import ServedModel, load_tokenizer
+from service.text.encoder import TextEncoder, Tokens
+from service.text.refusal import TextRefused
+from service.text.windows import combined, spans
 
 LIMIT = 12
 ROOM = LIMIT - 2
@@ -93,10 +94,11 @@ def test_windows_follow_the_texts_of_a_batch(encoder: TextEncoder) -> None:
 
 @pytest.mark.parametrize("first", [LIMIT - 3, LIMIT, 40])
 def test_a_pair_that_leaves_no_room_is_422(encoder: TextEncoder, first: int) -> None:
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(TextRefused) as caught:
         encoder.encode_windows([("good", None), (text(first), text(50))], max_windows=MANY)
-    assert (caught.value.status, caught.value.error_type) == (422, "validation")
-    assert caught.value.message.startswith(f"inputs[1]: the shorter text of the pair takes {first + 3} tokens")
+    refused = errors.refused(caught.value)
+    assert (refused.status, refused.error_type) == (422, "validation")
+    assert errors.refused(caught.value).message.startswith(f"inputs[1]: the shorter text of the pair takes {first + 3} tokens")
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(5, True), (4, False)])
@@ -105,10 +107,10 @@ def test_windows_count_against_the_limit(encoder: TextEncoder, limit: int, taken
     if taken:
         assert len(encoder.encode_windows(texts, max_windows=limit).lengths) == 5
         return
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(TextRefused) as caught:
         encoder.encode_windows(texts, max_windows=limit)
-    assert caught.value.status == 422
-    assert caught.value.message.startswith("inputs: 5 windows of 12 tokens exceed the limit of 4;")
+    assert errors.refused(caught.value).status == 422
+    assert errors.refused(caught.value).message.startswith("inputs: 5 windows of 12 tokens exceed the limit of 4;")
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4, 7, 510])

@@ -1,0 +1,1 @@
+"""What everyone who scores texts shares: texts to token ids, logits to labelled scores."""
