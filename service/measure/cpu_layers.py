@@ -55,7 +55,7 @@ def rows(folder: Path, dtype: str, seconds: float) -> Iterator[list[str]]:
     settings = Settings.model_validate({"models": (f"model={folder}",), "dtype": dtype, "device": "cpu"})
     (served,) = load_catalog(settings)
     ours = Engine(served, device="cpu", settings=settings)
-    texts = made_up(served.max_length, token=ours.pad_token_id + 1)
+    texts = made_up(served)
     with torchs_layers():
         torchs = Engine(served, device="cpu", settings=settings)
     for count in BATCHES:

@@ -22,8 +22,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from service.engine.engine import Engine
 from service.engine.packs import TextIds
+from service.engine.trials import TrialTexts
 from service.frames import id_array
-from service.served.catalog import load_catalog, load_tokenizer
+from service.served.catalog import ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
 from service.text.encoder import TextEncoder
 
@@ -115,15 +116,17 @@ def loaded(settings: Settings, device: str, *, texts: Path | None) -> tuple[Engi
     served = load_catalog(settings)[0]
     engine = Engine(served, device=device, settings=settings)
     if texts is None:
-        return engine, made_up(served.max_length, token=engine.pad_token_id + 1)
+        return engine, made_up(served)
     encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
     return engine, [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def made_up(max_length: int, *, token: int) -> list[TextIds]:
+def made_up(served: ServedModel) -> list[TextIds]:
     """1,024 texts of 23 tokens on average, one in a hundred above 70."""
-    lengths = np.random.default_rng(0).lognormal(math.log(19), 0.6, 1024).clip(3, max_length).astype(int)
-    return [TextIds(np.full(length, token, dtype=np.int32)) for length in lengths]
+    texts = TrialTexts(load_tokenizer(served.tokenizer_path))
+    lengths = np.random.default_rng(0).lognormal(math.log(19), 0.6, 1024).clip(3, served.max_length).astype(int)
+    found = [texts.of_length(int(length), seed=seed) for seed, length in enumerate(lengths)]
+    return [trial.text for trial in found if trial is not None]
 
 
 def text_ids(encoder: TextEncoder, text: str) -> TextIds:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
-from service.engine.engine import Engine, FloatArray, Launched
+from service.engine.engine import Engine, Launched
 from service.engine.faults import FAULTS_OF_TEXTS
+from service.engine.packs import FloatArray
 from service.frames import LOGIT_TYPE, Answer, Message
 from service.worker.explaining import Explanations
 from service.worker.failures import score_halves

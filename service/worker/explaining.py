@@ -34,10 +34,10 @@ def make_explainable(engine: Engine, served: ServedModel, settings: Settings) ->
     model = engine.model if shares else load_model(served, dtype=torch.float32, trust_remote_code=settings.trust_remote_code)
     if not shares and engine.device.type == "cpu":
         own_weights(model)
-    trial = [engine.pad_token_id + 1] * 4
+    trial = engine.trials[0].ids.tolist()
     try:
         twin = explainable(model.to(engine.device))
-        attribute(twin, trial, [engine.pad_token_id] * len(trial), max_steps=2)
+        attribute(twin, trial, [engine.padding_id or 0] * len(trial), max_steps=2)
     except (*FAULTS_OF_TEXTS, AttributeError) as error:
         log.warning("%s can't be explained: %s", served.name, error)
         engine.details["explanations"] = "not possible"

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.engine.engine import Engine, FloatArray
+from service.engine.engine import Engine
 from service.engine.faults import FAULTS_OF_TEXTS, cuda_answers, is_out_of_memory
+from service.engine.packs import FloatArray
 from service.worker.queue import QueuedText
 
 log = logging.getLogger("valence.worker")

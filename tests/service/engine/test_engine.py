@@ -122,7 +122,7 @@ def test_a_sparse_checkpoint_of_8192_tokens_is_packed(tmp_path: Path, training_t
 
 def test_a_model_without_token_types_takes_pairs(build: BuildEngine) -> None:
     engine = build("keyword")
-    assert not engine.takes_types
+    assert not engine.takes.types
     np.testing.assert_array_equal(engine.logits([text_of(9, typed=True)]), engine.logits([text_of(9)]))
 
 
