@@ -1,8 +1,8 @@
 """One loaded model on one device: token ids in, logits out.
 
-A class that declares `_supports_packed` gets its texts packed, with no padding, and so does an encoder that is found to take
-packs through transformers' attention interface; any other gets them padded in groups of similar length. The engine never asks
-which architecture it holds.
+Texts are packed, without padding, for a class that declares `_supports_packed` and for an encoder that is found to take packs
+through transformers' attention interface. For any other model they are padded, in groups of similar length. The engine never
+asks which architecture it holds.
 """
 
 import inspect
@@ -30,22 +30,24 @@ from service.settings import Settings
 
 log = logging.getLogger("valence.worker")
 FloatArray = npt.NDArray[np.float32]
-# int8: what is not a linear layer stays in float32.
+# With int8 all but the linear layers stay in float32.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
-# What torch's variable-length attention takes; in float32 the packed backend reads lengths on the host, which no graph can.
+# The types that torch's variable-length attention takes. In float32 the packed backend reads lengths on the host, which a graph
+# can't do.
 HALF_TYPES = (torch.float16, torch.bfloat16)
 TRIAL_LENGTHS = ((8,), (4, 4, 16, 32))
-# A padded group ends where the next text would be longer than this times the group's first, so padding stays under a fifth.
+# A padded group ends before a text that is longer than this times the group's first text, so padding stays under a fifth.
 PADDED_GROUP_RATIO = 1.25
-# oneDNN compiles an operator for each number of rows that it meets, a quarter of a millisecond each, and keeps a few hundred: of
-# all the sizes that batches have, too few to be there again. So packs are filled up to a multiple of `PREPACKED_ROWS`, and larger
-# ones to one of 8 sizes between two powers of two. In bfloat16 64 connections got 6% more answers by it, in float32 as many as
-# before, and the worker's memory, which is taken anew as sizes come back, grew by a third as far.
+# oneDNN compiles an operator for each number of rows that it meets, which takes 0.25 ms, and keeps a few hundred operators.
+# Batches come in more sizes than that, so an operator would often be gone when its size came again. Therefore packs are filled up
+# to a multiple of `PREPACKED_ROWS` tokens, and larger packs to one of 8 sizes between two powers of two. Compared to packs that
+# are not filled up, 64 connections got 6% more answers in bfloat16 and as many in float32. The worker's memory grew only a third
+# as much, since blocks of the same sizes are used again.
 PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
 
 
 class Launched(msgspec.Struct, gc=False):
-    """A batch on its way through the device. `order`: the place in the batch of each row. `padding`: tokens of padding in it."""
+    """A batch on its way through the device. `order`: for each row, its text's place in the batch. `padding`: its padding tokens."""
 
     rows: torch.Tensor
     order: list[int]
@@ -70,7 +72,7 @@ class Engine:
         if self.device.type == "cpu":
             keep_freed_memory()
         else:
-            torch.cuda.set_device(self.device)  # of this thread: streams, events and Triton go by the current one
+            torch.cuda.set_device(self.device)  # for this thread: streams, events and Triton use the current device
         self.dtype_name = _dtype_name(settings.dtype, self.device)
         model = load_model(served, dtype=DTYPES[self.dtype_name], trust_remote_code=settings.trust_remote_code)
         self.packed = settings.attn_implementation in ("auto", "packed") and (
@@ -89,7 +91,7 @@ class Engine:
         self.overlaps = self.device.type == "cuda"
         replace_lstms(self.model)
         self.compiled = self._compile(settings) if settings.compile and self.packed else None
-        if self.compiled is None:  # which brings the weights into an order of its own
+        if self.compiled is None:  # the compiler orders the weights itself
             prepack_linears(self.model)
         self.fills_up = has_prepacked(self.model)
         self.graphs: GraphedForward | None = None
@@ -106,7 +108,7 @@ class Engine:
         }
 
     def logits(self, texts: Sequence[TextIds]) -> FloatArray:
-        """(texts, labels) float32, in the order given. Raises what the model raises."""
+        """Logits (texts, labels) float32, in the order given. Raises what the model raises."""
         return self.launch(texts).wait()
 
     @torch.inference_mode()
@@ -124,7 +126,7 @@ class Engine:
         return Launched(host, order, padding, done)
 
     def padding(self, texts: Sequence[TextIds]) -> int:
-        """Padding tokens that scoring `texts` computes."""
+        """How many padding tokens are computed when `texts` are scored."""
         if self.packed:
             tokens = sum(len(text.ids) for text in texts)
             return filled_up(tokens) - tokens if self.fills_up else 0
@@ -143,7 +145,7 @@ class Engine:
         return (self._forward(batch) if rows is None else rows)[: len(texts)]
 
     def _fillers(self, texts: Sequence[TextIds], padding: int) -> list[TextIds]:
-        """Texts of padding that fill the pack up, none longer than the longest of `texts`, the last."""
+        """Texts of padding tokens that fill the pack up. None is longer than the last of `texts`, which is the longest."""
         if not padding:
             return []
         longest = len(texts[-1].ids)
@@ -181,7 +183,7 @@ class Engine:
 
     @torch.inference_mode()
     def _compile(self, settings: Settings) -> CompiledForward | None:
-        """None, with the reason in the log, where the model can't be compiled or scores otherwise."""
+        """The compiled forward. None, with the reason in the log, if the model can't be compiled or then scores differently."""
         compiled = CompiledForward(self.model, self._plain_forward, takes_types=self.takes_types)
         threads = {settings.lone_thread_count(), settings.thread_count()} if self.device.type == "cpu" else ()
         try:
@@ -193,7 +195,7 @@ class Engine:
 
     @torch.inference_mode()
     def _capture(self, *, max_tokens: int, max_length: int) -> GraphedForward | None:
-        """None, with the reason in the log, where the model can't be captured or replays score otherwise."""
+        """The CUDA graphs. None, with the reason in the log, if the model can't be captured or replays score differently."""
         try:
             graphs = GraphedForward(
                 self.model if self.compiled is None else self.compiled.module,
@@ -212,7 +214,7 @@ class Engine:
         return graphs
 
     def _trial_batches(self) -> list[list[TextIds]]:
-        """A short text, and a batch of short and long ones, of a valid token."""
+        """A short text alone, and a batch of short and long texts, each of one valid token repeated."""
         return [
             [TextIds(np.full(length, self.pad_token_id + 1, dtype=np.int32)) for length in lengths] for lengths in TRIAL_LENGTHS
         ]
