@@ -20,8 +20,8 @@ from service.engine.packs import Pack
 
 log = logging.getLogger("valence.worker")
 Forward = Callable[[nn.Module, Pack], torch.Tensor]
-# A share of the largest logit. The compiler joins additions and products without rounding in between, as the plain forward does.
-# So some int8 and half precision numbers come out as a neighbouring value. In float32 the logits agree within 1e-5.
+# A share of the largest logit. The plain forward rounds between an addition and a product, the compiled one does not. So some
+# int8 and half precision numbers come out as a neighbouring value. In float32 the logits agree within 1e-5.
 TOLERANCE = 0.05
 # For int8 layers: weights become constants, and the compiler makes kernels of its own for the products, which also do the
 # operations around them. In float32 such kernels took twice the time of the library's.

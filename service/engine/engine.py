@@ -47,7 +47,7 @@ PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
 
 
 class Launched(msgspec.Struct, gc=False):
-    """A batch on its way through the device. `order`: for each row, its text's place in the batch. `padding`: its padding tokens."""
+    """A batch on its way through the device. `order`: for each row, its text's place in the batch. `padding`: tokens of it."""
 
     rows: torch.Tensor
     order: list[int]

@@ -1,4 +1,4 @@
-"""LitServe's server with three changes: a socket for each HTTP process, a replacement for one that dies, and forked CPU workers."""
+"""LitServe's server with three changes: a socket for each HTTP process, a replacement for one that dies, forked CPU workers."""
 
 import logging
 import multiprocessing
@@ -27,8 +27,8 @@ class Supervisor(ls.LitServer):
     The main process owns the listening sockets. When an HTTP process dies, the connections that wait at its socket wait for the
     process that takes its place.
 
-    LitServe would spawn CPU workers. A spawned worker imports torch and transformers anew, which takes most of its start; a forked
-    one has them, and shares their memory. CUDA does not survive a fork, so workers on CUDA are spawned."""
+    LitServe would spawn CPU workers. A spawned worker imports torch and transformers anew, which takes most of its start. A
+    forked one has them, and shares their memory. CUDA does not survive a fork, so workers on CUDA are spawned."""
 
     # True before the HTTP processes are told to stop, so that they are not replaced.
     is_stopping = False
@@ -69,7 +69,8 @@ class Supervisor(ls.LitServer):
     def _start_server(self, *arguments: Any, **options: Any) -> HttpProcesses:
         """Starts the HTTP processes, by place. `run` calls it once, and later stops what the returned dictionary holds.
 
-        tests/service/test_litserve_contract.py holds the order of its arguments: port, number of processes, log level, sockets."""
+        tests/service/test_litserve_contract.py holds the order of the arguments: port, number of processes, log level, sockets.
+        """
         start = super()._start_server
         port, count, log_level, (first,), *rest = arguments
         sockets = sharing_port(first, count)

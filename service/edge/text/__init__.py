@@ -1,1 +1,4 @@
-"""Texts to token ids."""
+"""Texts to token ids.
+
+Read `encoder` first; `ascii` shortens the pipeline of most texts, and `windows` cuts long ones.
+"""
