@@ -43,9 +43,9 @@ def _run(runtime_dir: RuntimeDir) -> int:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime_dir.path)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Read by the workers' torch. oneDNN compiles an operator for each number of rows that it meets. By default it keeps 1,024 of
-    # them, which grew a worker by 200 MB. 512 hold all sizes that the packs of a BERT and two LSTMs are filled up to. With only 8,
-    # a lone text waited for its operators to be compiled: 3.3 -> 5.6 ms by `sentiment-lstm`, 8 -> 13 ms by `sentiment-bert` in
-    # bfloat16.
+    # them, which grew a worker by 200 MB. 512 hold all sizes that the packs of a BERT and two LSTMs are filled up to. With only
+    # 8, a lone text waited for its operators to be compiled: 3.3 -> 5.6 ms by `sentiment-lstm`, 8 -> 13 ms by `sentiment-bert`
+    # in bfloat16.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     # Imported only here: the signal handlers are set by now, and `--help` does not wait for torch.
     from pydantic_settings import CliApp

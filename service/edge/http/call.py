@@ -77,7 +77,7 @@ def json_response(status: int, content: Any, headers: Headers | None = None) -> 
 def error_response(error: ServiceError) -> Response:
     """The JSON {"error", "error_type"}.
 
-    It comes with Retry-After if a retry can help, with Allow if the verb is wrong, with WWW-Authenticate if the key is."""
+    It comes with Retry-After if a retry can help, with Allow if the verb is wrong, with WWW-Authenticate if a key is needed."""
     headers = [JSON]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))

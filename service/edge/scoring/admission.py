@@ -21,10 +21,11 @@ MAX_EXPLANATIONS = 8
 
 
 class InFlight:
-    """Counts requests in memory that forked processes share. Each writes at its own place, so none needs a lock; all read the sum.
+    """Counts requests in memory that forked processes share.
 
-    The limit is not divided among the processes: one with more than its part of the connections would refuse clients while the
-    others are idle. Two processes that admit a request at the same moment may exceed the limit by one."""
+    Each process writes at its own place, so none needs a lock; all read the sum. The limit is not divided among the processes:
+    one with more than its part of the connections would refuse clients while the others are idle. Two processes that admit a
+    request at the same moment may exceed the limit by one."""
 
     def __init__(self, *, processes: int, limit: int) -> None:
         self.limit = limit

@@ -2,8 +2,8 @@
 
 Each window has around it what the whole text has: the special tokens and, of a pair, the shorter text. Only the longer text of a
 pair is cut. For a lone text the windows equal those of the tokenizers library (`enable_truncation` with a stride, `overflowing`).
-The library itself is not used, for two reasons. It panics on a pair whose partner leaves less room than the stride. And the stride
-is a setting of the tokenizer, so that each choice would need a copy.
+The library itself is not used, for two reasons. It panics on a pair whose partner leaves less room than the stride. And the
+stride is a setting of the tokenizer, so that each choice would need a copy.
 """
 
 from collections import Counter
