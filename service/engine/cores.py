@@ -23,7 +23,7 @@ class Cores:
     """
 
     def __init__(self, path: Path, *, worker: int, workers: int, share: int, total: int) -> None:
-        """`share`: threads of a worker while others are busy; `total`: while it alone is."""
+        """`share`: threads of a worker while others are busy. `total`: its threads while the others are idle."""
         self.share, self.total = share, total
         self._worker = worker
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

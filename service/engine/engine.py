@@ -47,7 +47,7 @@ PREPACKED_ROWS, SIZES_A_DOUBLING = 16, 8
 
 
 class Launched(msgspec.Struct, gc=False):
-    """A batch on its way through the device. `order`: for each row, its text's place in the batch. `padding`: tokens of it."""
+    """A batch on its way through the device. `order`: the place in the batch of each row's text. `padding`: padding tokens."""
 
     rows: torch.Tensor
     order: list[int]

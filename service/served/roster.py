@@ -92,7 +92,7 @@ class Followers:
     """The generation that each HTTP process routes by: a file for each process, locked as long as the process lives."""
 
     def __init__(self, runtime_dir: RuntimeDir) -> None:
-        """Adds this process. It must come before the process first reads the roster: from then on every change waits for it."""
+        """Adds this process, before it first reads the roster: from then on every change waits for it."""
         self._folder = runtime_dir.followers
         self._folder.mkdir(exist_ok=True)
         self._mine = os.open(self._folder / str(os.getpid()), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from service import __version__
 from service.edge.http.call import MONITOR_ROUTES, Call, Outcome
 
-# How long an export may take, repeats included. So long a stop waits for a collector that is gone.
+# How long an export may take, repeats included. A stop waits as long for a collector that is gone.
 EXPORT_TIMEOUT_S = 5
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
