@@ -45,7 +45,7 @@ class Overloaded(ValenceError):
 
 
 class Unavailable(ValenceError):
-    """503 at every attempt: no worker is ready, or it died."""
+    """503 at every attempt: no worker was ready, or the one with the request died."""
 
 
 class TimedOut(ValenceError):

@@ -217,6 +217,6 @@ def _raised(error: BaseException) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The line of an error that says what is wrong. Of a config's validators it is the last, after "ValueError: "."""
+    """The line that says what is wrong: the first, or from a config's validators the last, without its "ValueError: "."""
     lines = str(error).strip().splitlines()
     return lines[-1].partition("Error: ")[2] or lines[-1].strip() if isinstance(error, StrictDataclassError) else lines[0]
