@@ -81,7 +81,7 @@ class Edge:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI entry."""
+        """The ASGI entry: answers a request, counts how it ended, then logs and traces it."""
         if scope["type"] != "http":
             await (self._live if scope["type"] == "lifespan" else self.app)(scope, receive, send)
             return
@@ -138,7 +138,7 @@ class Edge:
         await respond(call.scope, send, status=response.status, headers=headers, body=body)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """From the start of this HTTP process, after it was forked, until it has answered its last request."""
+        """Runs from the start of this HTTP process, after the fork, until it has answered its last request."""
         name_process("valence-http")
         loop = asyncio.get_running_loop()
         self._tasks.add(loop.create_task(self.access.keep_fresh()))
@@ -151,19 +151,19 @@ class Edge:
         await self.app(scope, receive, send)
         self.tally.write()
         if tracer is not None:
-            tracer.close()  # nobody waits for this process any more but its supervisor
+            tracer.close()  # which may take a while: no client waits for this process any more
 
     def _tracer(self) -> "Tracer | None":
         endpoint = self.services.settings.otlp_endpoint
         if endpoint is None:
             return None
-        from service.edge.telemetry.tracing import Tracer  # of an extra, which need not be installed
+        from service.edge.telemetry.tracing import Tracer  # an extra brings it, which need not be installed
 
         return Tracer(endpoint)
 
 
 def label_of(routes: ByMethod) -> str:
-    """What metrics, log and traces call a path: a route of ours, never the path itself."""
+    """What metrics, log and traces call a path: the route of ours that it meets, never the path that a client sent."""
     for route in routes.values():
         return route.label or route.path
     return "other"

@@ -1,6 +1,6 @@
 """`python -m service.measure.cpu_layers`: what `models/cpu` gains on this machine over torch's own layers.
 
-One engine holds the layers and kernels of `models/cpu`, another the same checkpoint with torch's; both score the same packs on
+One engine has the layers and kernels of `models/cpu`, another has torch's for the same checkpoint. Both score the same packs on
 one core, by turns. Nothing else should run on the machine meanwhile.
 """
 
@@ -71,7 +71,7 @@ def rows(folder: Path, dtype: str, seconds: float) -> Iterator[list[str]]:
 
 
 def by_turns(torchs: Engine, ours: Engine, batches: list[list[TextIds]], seconds: float) -> tuple[float, float]:
-    """The median time of a batch by each, in milliseconds."""
+    """The median time of a batch by each engine, in milliseconds."""
     torchs_s: list[float] = []
     ours_s: list[float] = []
     ends_at = time.perf_counter() + seconds

@@ -17,9 +17,10 @@ Text = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The texts of a request as token ids, one after another; `types` only where a text has a partner.
+    """The texts of a request as token ids, one after another; `types` only if a text has a partner.
 
-    Where a text was cut into windows, each row is a window: `owners` is the text of each, `weights` its tokens of that text.
+    If a text was cut into windows, each row is a window. `owners`: the text of each window. `weights`: how many tokens of that
+    text it holds.
     """
 
     lengths: list[int]
@@ -32,8 +33,8 @@ class Tokens:
 class TextEncoder:
     """A trained pipeline with its special tokens, at a model's length limit.
 
-    Truncation is state of the Rust object, so each direction is a copy of its own and requests do not wait for each other.
-    Of those that are asked for every day there are two: for any texts, and for those of ASCII alone, whose pipeline is shorter.
+    Truncation is state of the Rust object. So there is a copy of it for each way to truncate, and requests do not wait for each
+    other. The two common ways, uncut and cut on the right, have a second copy with a shorter pipeline for texts of ASCII.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
@@ -56,9 +57,9 @@ class TextEncoder:
         return tokens
 
     def encode_windows(self, texts: Sequence[Text], *, max_windows: int) -> Tokens:
-        """Token ids of `texts`, those that do not fit cut into windows. TextRefused where there are more than `max_windows`.
+        """Token ids of `texts`; a text that does not fit is cut into windows. TextRefused for more than `max_windows`.
 
-        A text that fits counts as one.
+        A text that fits counts as one window.
         """
         windows = cut(self._encode(self._whole, texts), max_length=self.max_length, max_windows=max_windows)
         tokens = _tokens(windows, texts)
@@ -67,7 +68,7 @@ class TextEncoder:
         return replace(tokens, owners=[window.text for window in windows], weights=[window.weight for window in windows])
 
     def encodings(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoding]:
-        """Uncut, with offsets, which `encode` does without. TextRefused as there."""
+        """The texts uncut, with their offsets, which `encode` leaves out. TextRefused as there."""
         try:
             return self._whole[0].encode_batch(texts, add_special_tokens=add_special_tokens)
         except Exception as error:  # as in `_encode`

@@ -1,9 +1,9 @@
-"""`overflow: "window"`: a text that is too long as overlapping windows over its tokens, and their logits as one row again.
+"""`overflow: "window"`: a text that is too long is cut into overlapping windows; their logits are combined into one row again.
 
-Each window has around it what the whole text has: the special tokens, and the shorter text of a pair. The longer one is cut. Of a
-lone text the windows are those of the tokenizers library (`enable_truncation` with a stride, `overflowing`). Its own way does not
-do for pairs, where it panics if the partner leaves less room than the stride; and it is a setting of the tokenizer, so that each
-choice would need a copy.
+Each window has around it what the whole text has: the special tokens and, of a pair, the shorter text. Only the longer text of a
+pair is cut. For a lone text the windows equal those of the tokenizers library (`enable_truncation` with a stride, `overflowing`).
+The library itself is not used, for two reasons. It panics on a pair whose partner leaves less room than the stride. And the
+stride is a setting of the tokenizer, so that each choice would need a copy.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ class Window:
 
 
 def cut(encodings: Sequence[Encoding], *, max_length: int, max_windows: int) -> list[Window]:
-    """The windows of each encoded text in turn; a text that fits is one. TextRefused where there would be too many."""
+    """The windows of each encoded text in turn; a text that fits is one window. TextRefused for too many windows."""
     plans = [_plan(index, encoding, max_length=max_length) for index, encoding in enumerate(encodings)]
     count = sum(len(found) for _, found in plans)
     if count > max_windows:

@@ -1,7 +1,7 @@
 """The worker process: LitServe starts one per device, `WorkerApi.setup` loads the models, `WorkerLoop` computes for ever.
 
 Two threads share it. The I/O thread talks to the HTTP processes and fills the queue; the main thread takes a batch whenever
-the device is free. A worker that dies closes its connections, which is how the HTTP processes know.
+the device is free. When a worker dies its connections close, and by that the HTTP processes know.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger("valence.worker")
 
 
 class WorkerApi(ls.LitAPI):
-    """LitServe's hooks: `setup` in the worker; the others are never called, since the edge answers every request."""
+    """LitServe's hooks. `setup` runs in the worker; the others are never called, since the edge answers every request."""
 
     def __init__(self, settings: Settings, roster: RosterFile, loop: LitLoop) -> None:
         super().__init__(api_path="/predict", loop=loop)
@@ -44,12 +44,13 @@ class WorkerApi(ls.LitAPI):
         self.engines: dict[int, Engine] = {}
 
     def setup(self, device: str) -> None:
-        """Loads every model of the roster onto `device` and lets each answer a real forward. CatalogError for one that can't be
-        served; the reason is left for the main process."""
+        """Loads every model of the roster onto `device` and lets each answer a real forward.
+
+        CatalogError for a model that can't be served; a file then tells the main process the reason."""
         end_with_parent()
         name_process("valence-worker")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the main process's handler
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main ends us after the last answer
         configure_logging(self.settings.log_level, self.settings.log_format)
         register_all(self.settings.import_modules)
         if device == "cpu":
@@ -74,7 +75,9 @@ class WorkerApi(ls.LitAPI):
 
 
 class WorkerLoop(LitLoop):
-    """LitServe's loop, replaced by the socket server and the batch loop. Pickled to a worker on CUDA: it opens nothing before."""
+    """Takes the place of LitServe's loop: the socket server and the batch loop.
+
+    It is pickled for a worker on CUDA, so it opens nothing before it is called there."""
 
     def __init__(self, runtime_dir: RuntimeDir) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ def unsupported_encoding() -> ServiceError:
 
 
 def conflict(why: str) -> ServiceError:
-    """The request is right, but not in the state that the service is in."""
+    """The request is valid, but the present state of the service forbids it."""
     return ServiceError(409, "conflict", why)
 
 

@@ -1,4 +1,4 @@
-"""Routes of the Open Inference Protocol v2, which Triton, KServe and MLServer speak: what is served, is it ready, infer."""
+"""Routes of the Open Inference Protocol v2, which Triton, KServe and MLServer speak: metadata, readiness, inference."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ class Ready(TypedDict):
 
 
 class ModelReady(Ready):
-    """The same of one model."""
+    """Every worker has let this model answer a real forward."""
 
     name: str
 

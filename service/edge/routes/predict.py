@@ -21,7 +21,7 @@ from service.edge.scoring.scoring import Texts
 from service.text.encoder import Text
 from service.text.labelling import BY_PROBLEM_TYPE, Function, labelled
 
-# For the schema, what the types can't say and `_texts` and `_pair` check: a pair holds one or two strings, not only empty ones.
+# For the schema: a pair holds one or two strings, and not only empty ones. The types can't say so; `_texts` and `_pair` check it.
 FULL_PAIR: JsonDict = {
     "required": ["text"],
     "anyOf": [{"required": [name], "properties": {name: FULL_STRING}} for name in ("text", "text_pair")],
@@ -56,8 +56,9 @@ Inputs = FullString | Batch | TextPair
 class PredictBody(TypedDict, total=False):
     """The body of `POST /predict`. `inputs` (or `text`) is required; a list of strings is a batch.
 
-    `overflow` says what becomes of a text longer than the model's limit, and goes before `truncate`: it is cut there, split into
-    overlapping windows that are all scored (the mean of their logits, weighted by tokens), or answered 422.
+    `overflow` says what becomes of a text that is longer than the model's limit, and goes before `truncate`. "truncate": it is
+    cut there. "window": it is split into overlapping windows, and its score is the mean of their logits, weighted by tokens.
+    "error": it is answered 422.
     """
 
     inputs: Inputs
@@ -158,7 +159,7 @@ def _truncate(fields: PredictBody, parameters: Parameters) -> bool | None:
 
 
 def _readable(error: ValidationError) -> errors.ServiceError:
-    """The first fault as one sentence. Pydantic reports each arm of a union; for `inputs` its forms say more."""
+    """The first fault as one sentence. Of `inputs` pydantic reports a fault for each form; the list of forms says more."""
     faults = error.errors(include_url=False, include_input=False)
     place = faults[0]["loc"]
     if place and place[0] in ("inputs", "text"):

@@ -29,7 +29,7 @@ class TokenizeBody(TypedDict):
 
 @with_config(STRICT)
 class ListedToken(TypedDict):
-    """`start` and `stop` count bytes of the text in UTF-8; a special token stands for none of them."""
+    """A token. `start` and `stop` count bytes of the text in UTF-8; a special token has none."""
 
     id: int
     text: str
@@ -63,7 +63,7 @@ def listed(encoder: TextEncoder, texts: Sequence[str], *, add_special_tokens: bo
 
 
 def tokens(text: str, encoding: Encoding) -> list[ListedToken]:
-    """The tokens of one text. The library counts characters, TEI bytes."""
+    """The tokens of one text. The tokenizers library counts places in characters; they are given in bytes, as by TEI."""
     byte_at = range(len(text) + 1) if text.isascii() else list(accumulate((len(char.encode()) for char in text), initial=0))
     return [
         {"id": id, "text": token, "special": True, "start": None, "stop": None}

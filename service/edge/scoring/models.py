@@ -11,8 +11,10 @@ from service.text.encoder import TextEncoder
 
 @dataclass(slots=True)
 class EdgeModel:
-    """A model with its tokenizer. `place`: its number in a frame. `blank_id`: the token that stands for no word in an
-    explanation's baseline. `in_flight`: requests that are on their way through it, which keep it where it is replaced."""
+    """A model with its tokenizer.
+
+    `place`: its number in a frame. `blank_id`: the token that stands for no word in an explanation's baseline. `in_flight`: how
+    many requests are on their way through it; after it is replaced, it is kept until the last of them has ended."""
 
     place: int
     served: ServedModel
@@ -29,25 +31,25 @@ class EdgeModel:
 
 
 class EdgeModels:
-    """`by_place`: those that clients may ask for, and those that were replaced and still have requests in flight."""
+    """The models of one HTTP process. `by_place` also holds replaced models that still have requests in flight."""
 
     def __init__(self) -> None:
-        """None before `serve`."""
+        """Without a model; `serve` brings them."""
         self.by_place: dict[int, EdgeModel] = {}
         self._by_name: dict[str, EdgeModel] = {}
 
     @property
     def catalog(self) -> dict[int, ServedModel]:
-        """What clients may ask for, by place; the first is the default model."""
+        """The models that clients may ask for, by place. The first is the default model."""
         return {model.place: model.served for model in self._by_name.values()}
 
     def serve(self, models: Mapping[int, EdgeModel]) -> None:
-        """New requests go to these from now on; those in flight end where they are."""
+        """Sends new requests to these models from now on. Requests in flight end on the models that they have."""
         self.by_place |= models
         self._by_name = {model.served.name: model for model in models.values()}
 
     def named(self, name: str | None) -> EdgeModel:
-        """Which model; without a name, the first. ServiceError 404 where there is none of that name."""
+        """The model of that name; without a name, the default model. ServiceError 404 if there is none of that name."""
         if name is None:
             return next(iter(self._by_name.values()))
         if name not in self._by_name:
@@ -55,7 +57,7 @@ class EdgeModels:
         return self._by_name[name]
 
     def drop_idle(self) -> bool:
-        """Drops the models that are served no more once no request is on its way through them; whether there was one."""
+        """Drops the models that are served no more and have no request in flight. Whether there was one."""
         idle = [place for place in self.by_place.keys() - self.catalog.keys() if not self.by_place[place].in_flight]
         for place in idle:
             del self.by_place[place]

@@ -20,15 +20,16 @@ from service.text.windows import combined
 
 # More text than this is tokenized in a thread, so that it does not hold up the event loop (2 ms at 0.4 us a character).
 INLINE_CHARACTERS = 5_000
-# More than this, and one request is tokenized at a time: meanwhile a character takes up to 300 bytes.
+# Requests with more text than this are tokenized one at a time: meanwhile a character takes up to 300 bytes.
 LARGE_CHARACTERS = 100_000
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What a request asks to be scored. `truncate` None: as the settings say. `window` goes before it. `timeout_s` None: as the
-    request's headers say."""
+    """What a request asks to be scored.
+
+    `truncate` None: as the settings say. `window` goes before `truncate`. `timeout_s` None: as the request's headers say."""
 
     texts: Sequence[Text]
     truncate: bool | None = None
@@ -46,7 +47,7 @@ class Scorer:
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large texts")
 
     async def logits(self, call: Call, model: EdgeModel, asked: Texts) -> list[list[float]]:
-        """A row for each text. ServiceError or ClientGone where there is none."""
+        """A row of logits for each text. ServiceError or ClientGone if a text has none."""
         self.check_count(len(asked.texts))
         call.model, call.texts = model.served.name, len(asked.texts)
         timeout_s = min(call.timeout_s, asked.timeout_s or call.timeout_s)
@@ -71,15 +72,16 @@ class Scorer:
             raise errors.validation(f"inputs: {texts} texts exceed the limit of {limit}; send fewer")
 
     async def tokenized(self, call: Call, encode: Callable[[], Made], *, texts: Sequence[Text]) -> Made:
-        """What `encode` makes of the texts."""
+        """What `encode` makes of the texts. Notes when that began and ended."""
         call.tokenization_started_at = time.perf_counter()
         encoded = await self.made(call, encode, characters=sum(len(text) + len(partner or "") for text, partner in texts))
         call.tokenized_at = time.perf_counter()
         return encoded
 
     async def made(self, call: Call, make: Callable[[], Made], *, characters: int) -> Made:
-        """What `make` makes of so many characters: at once, in a thread, or when its turn comes; 504 if that is too late, 422
-        where it refuses a text."""
+        """What `make` makes of so many characters: at once if they are few, in a thread if many, one after another if very many.
+
+        ServiceError 504 if its turn comes after the deadline, 422 where it refuses a text."""
         try:
             if characters <= INLINE_CHARACTERS:
                 return make()

@@ -1,4 +1,4 @@
-"""What is measured at start: on the tiny checkpoint, for real, in processes of its own."""
+"""The measurement at start: a real one of the tiny checkpoint, in processes of its own."""
 
 import json
 from collections.abc import Mapping

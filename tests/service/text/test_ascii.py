@@ -1,4 +1,4 @@
-"""A text of ASCII has the same tokens with the shorter pipeline."""
+"""The shorter pipeline gives a text of ASCII the same tokens as the whole one."""
 
 import json
 import random

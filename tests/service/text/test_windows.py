@@ -23,7 +23,7 @@ MANY = 1000
 
 
 def text(words: int) -> str:
-    """So many tokens: each of the words is one of the tiny tokenizer's."""
+    """A text of so many tokens: each of its words is one token of the tiny tokenizer."""
     return " ".join(WORDS[place % len(WORDS)] for place in range(words))
 
 

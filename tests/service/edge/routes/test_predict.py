@@ -1,4 +1,4 @@
-"""The JSON of a request: its forms, and what is said of a wrong one."""
+"""The JSON of a request: its valid forms, and the error for a wrong one."""
 
 import json
 from typing import Any
