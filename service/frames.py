@@ -51,14 +51,23 @@ class Answer(msgspec.Struct, tag=2, array_like=True, gc=False):
     inference_s: float
 
 
+class Facts(msgspec.Struct, array_like=True, gc=False):
+    """What a worker found out about a model. `max_length`: tokens of the longest text that it takes; `labels`: one a logit."""
+
+    max_length: int
+    labels: list[str]
+
+
 class Hello(msgspec.Struct, tag=3, array_like=True, gc=False):
     """A worker's first message, sent again when its models change.
 
-    `details`: by place, what the model there runs on. Every model has answered a real forward."""
+    `details`: by place, what the model there runs on; `facts`: what was found out about it. Every model has answered a real
+    forward."""
 
     pid: int
     device: str
     details: dict[int, dict[str, str]]
+    facts: dict[int, Facts] = {}
 
 
 class Explain(msgspec.Struct, tag=4, array_like=True, gc=False):

@@ -61,7 +61,9 @@ class Edge:
         self.observers: list[Callable[[Call, Outcome], None]] = [log_request] if settings.log_requests else []
         self.models = EdgeModels()
         workers_log = WorkersLog(settings, self.models, http_processes=http_processes)
-        self.links = [Link(path, on_found=workers_log.found, on_lost=workers_log.lost) for path in sockets]
+        self.links = [
+            Link(path, on_found=workers_log.found, on_lost=workers_log.lost, learn=self.models.learn) for path in sockets
+        ]
         workers_log.links = self.links
         self.services = Services(
             settings=settings,

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import torch
 
 from service.engine.engine import Engine, Launched
@@ -116,6 +117,7 @@ class BatchLoop:
             logits, failed = running.launched.wait(), NONE_FAILED
         except FAULTS_OF_TEXTS as error:
             logits, failed = score_halves(engine, batch, error, relieve=self._relieve)
+        failed |= places_without_a_number(logits)
         now = time.monotonic()
         started_at = max(running.started_at, self._finished_at)
         self._finished_at = now
@@ -143,6 +145,13 @@ class BatchLoop:
         self.queue.max_batch_tokens = min(self.queue.max_batch_tokens, max(LEAST_BATCH_TOKENS, tokens // 2))
         self._meter.out_of_memory(limit=self.queue.max_batch_tokens)
         log.warning("out of memory with %d tokens; batches hold %d from now on", tokens, self.queue.max_batch_tokens)
+
+
+def places_without_a_number(logits: FloatArray) -> frozenset[int]:
+    """The texts that a model gave an infinite logit, or one that is not a number: they failed as if it had raised."""
+    if np.isfinite(logits).all():
+        return NONE_FAILED
+    return frozenset(np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist())
 
 
 def answers(

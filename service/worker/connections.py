@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from uvloop import new_event_loop
 
-from service.frames import Cancel, Explain, FrameReader, Hello, Job, Keep, Load, Message, encode
+from service.frames import Cancel, Explain, Facts, FrameReader, Hello, Job, Keep, Load, Message, encode
 from service.worker.explaining import Explanations
 from service.worker.models import LoadedModels, give_back_memory
 from service.worker.queue import TextQueue
@@ -49,7 +49,8 @@ class Connections:
     def hello(self) -> bytes:
         """The frame that says what is loaded now."""
         details = {place: engine.details for place, engine in self.models.engines.items()}
-        return encode([Hello(pid=os.getpid(), device=self.device, details=details)])
+        facts = {place: Facts(engine.max_length, list(engine.labels)) for place, engine in self.models.engines.items()}
+        return encode([Hello(pid=os.getpid(), device=self.device, details=details, facts=facts)])
 
     def serve(self, path: Path) -> None:
         """Runs until the process ends. Only the owner of the socket may use it."""

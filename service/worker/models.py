@@ -38,7 +38,6 @@ def load_engine(model: ServedModel, *, device: str, settings: Settings) -> Engin
     """Loads a model and lets it answer a real forward. Raises what either raises."""
     started_at = time.monotonic()
     engine = Engine(model, device=device, settings=settings)
-    engine.warm_up()
     if settings.explain_steps:
         make_explainable(engine, model, settings)
     log.info("loaded %s in %.1f s", model.name, time.monotonic() - started_at, extra=engine.details)

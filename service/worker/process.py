@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.worker.batch_loop import BatchLoop
 from service.worker.connections import Connections
 from service.worker.explaining import Explanations
-from service.worker.models import LoadedModels, load_engine
+from service.worker.models import LoadedModels, load_engine, reason
 from service.worker.queue import TextQueue
 from service.worker.watchdog import watch
 
@@ -46,7 +46,7 @@ class WorkerApi(ls.LitAPI):
     def setup(self, device: str) -> None:
         """Loads every model of the roster onto `device` and lets each answer a real forward.
 
-        CatalogError for a model that can't be served; a file then tells the main process the reason."""
+        Raises for a model that can't be served; a file then tells the main process the reason."""
         end_with_parent()
         name_process("valence-worker")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the main process's handler
@@ -58,9 +58,11 @@ class WorkerApi(ls.LitAPI):
         for place, served in self.roster.read().models.items():
             try:
                 self._load(place, served, device)
-            except CatalogError as error:
-                self.loop.runtime_dir.refusal.write_text(str(error), encoding="utf-8")
-                log.error("%s", error)
+            except Exception as error:  # whatever a class of somebody else's raises
+                sentence = str(error) if isinstance(error, CatalogError) else reason(error, served)
+                log.debug("%s was not loaded", served.name, exc_info=True)
+                log.error("%s", sentence)
+                self.loop.runtime_dir.refusal.write_text(sentence, encoding="utf-8")
                 logging.disable()  # LitServe would log a stack, where one sentence says it all
                 raise
 

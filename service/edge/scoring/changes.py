@@ -121,6 +121,9 @@ class Changes:
         for model in roster.models.values():
             metrics.model_info(model.name, model.architecture, served=True)
         self.models.serve({place: new.get(place) or self.models.by_place[place] for place in roster.models})
+        for link in self.links:
+            if link.hello is not None:
+                self.models.learn(link.hello.facts)
         self.roster = roster
         self._announce()
         self.followers.came_to(roster.generation)

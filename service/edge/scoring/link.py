@@ -22,6 +22,7 @@ from service.frames import (
     Cancel,
     Explain,
     Explained,
+    Facts,
     FrameReader,
     Hello,
     Job,
@@ -33,6 +34,7 @@ from service.frames import (
 )
 
 log = logging.getLogger("valence.link")
+Learn = Callable[[Mapping[int, Facts]], None]
 RECONNECT_S = 0.1
 
 
@@ -72,9 +74,11 @@ class Link(asyncio.Protocol):
     `places`: what the worker serves, with details; empty until it is ready. `pending`: by the id of a job, what the worker was
     asked and has not answered."""
 
-    def __init__(self, path: Path, *, on_found: Callable[[Hello], None], on_lost: Callable[[Hello], None]) -> None:
+    def __init__(self, path: Path, *, on_found: Callable[[Hello], None], on_lost: Callable[[Hello], None], learn: Learn) -> None:
+        """`learn` is told what a worker found out about its models, at each of its greetings."""
         self.path = path
         self.on_found = on_found
+        self.learn = learn
         self.on_lost = on_lost
         self.hello: Hello | None = None
         self.pending: dict[int, Reply | Awaited] = {}
@@ -150,6 +154,7 @@ class Link(asyncio.Protocol):
                     awaited.future.set_result(message)
             elif isinstance(message, Hello):
                 first, self.hello, self.places = self.hello is None, message, message.details
+                self.learn(message.facts)
                 if first:
                     self.on_found(message)
             elif isinstance(message, Loaded):

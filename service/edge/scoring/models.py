@@ -1,10 +1,11 @@
 """The models that one HTTP process sends texts to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.inspect.attribution import blank_token
 from service.edge.http import errors
+from service.frames import Facts
 from service.served.catalog import ServedModel, load_tokenizer
 from service.text.encoder import TextEncoder
 
@@ -29,6 +30,13 @@ class EdgeModel:
         encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=served.max_length)
         return cls(place, served, encoder, blank_token(tokenizer))
 
+    def learn(self, facts: Facts) -> None:
+        """Goes by what a worker found out, where it is other than what the configuration says."""
+        found = replace(self.served, max_length=facts.max_length, labels=tuple(facts.labels))
+        if found.max_length != self.served.max_length:
+            self.encoder = EdgeModel.of(self.place, found).encoder
+        self.served = found
+
 
 class EdgeModels:
     """The models of one HTTP process. `by_place` also holds replaced models that still have requests in flight."""
@@ -47,6 +55,11 @@ class EdgeModels:
         """Sends new requests to these models from now on. Requests in flight end on the models that they have."""
         self.by_place |= models
         self._by_name = {model.served.name: model for model in models.values()}
+
+    def learn(self, facts: Mapping[int, Facts]) -> None:
+        """What a worker found out about the models at its places."""
+        for place in facts.keys() & self.by_place.keys():
+            self.by_place[place].learn(facts[place])
 
     def named(self, name: str | None) -> EdgeModel:
         """The model of that name; without a name, the default model. ServiceError 404 if there is none of that name."""

@@ -16,6 +16,8 @@ from service.settings import Settings
 class SlowLink:
     """A link to a worker whose load ends when the test says so."""
 
+    hello = None
+
     def __init__(self) -> None:
         self.announced: list[int] = []
         self.loading: dict[int, asyncio.Future[None]] = {}
