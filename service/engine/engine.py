@@ -165,6 +165,8 @@ class Engine:
             raise Unfit
         if way.no_padding_id:
             model.config.pad_token_id = NO_TOKEN
+        elif way.batching == "padded" and getattr(model.config, "pad_token_id", None) is None:
+            model.config.pad_token_id = self.padding_id  # some classes look for the last token that is none
         attention = _choose_attention(model, asked, packed=self.packed)
         if device.type == "cpu":
             own_weights(model)
@@ -364,8 +366,8 @@ def _dtype_name(asked: str, device: torch.device) -> str:
 def _choose_attention(model: PreTrainedModel, asked: str, *, packed: bool) -> str:
     """Sets the attention backend where the architecture has attention, and names it. Unless one is asked for, a batch that is not
     packed keeps what the class chose for itself: not every class knows each."""
-    if not getattr(type(model), "_supports_attention_backend", False) and not packed:
-        return getattr(model.config, "_attn_implementation", None) or "none" if asked == "auto" else "none"
+    if not getattr(type(model), "_supports_attention_backend", False):
+        return "none"
     if packed or asked in ("sdpa", "eager"):
         name = "packed" if packed else asked
         model.set_attn_implementation(name)
