@@ -104,7 +104,7 @@ class Engine:
             self._build(plain, proven.way)
             self.warm_up()
         self.max_length, self.labels = proven.max_length, proven.labels
-        self.details |= {"difference": proven.difference, "refused": "; ".join(proven.refused) or "nothing"}
+        self.details |= {"difference": proven.difference, "ways_refused": "; ".join(proven.refused) or "none"}
 
     # -- how it is served ---------------------------------------------------------------------------------------------------
 

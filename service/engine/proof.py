@@ -147,7 +147,7 @@ class Proof:
     def _check(self, model: PreTrainedModel) -> None:
         if not np.isfinite(self.expected).all():
             raise CatalogError(
-                f"{self._path}: {self._kind} gave a score that is not a number for a real text; its weights are broken"
+                f"{self._path}: {self._kind}: the first forward gave a score that is not a number; its weights are broken"
             )
         again = np.concatenate([self._forward(model, trial, torch.device("cpu")) for trial in reversed(self.trials)])[::-1]
         worst = float(np.abs(again - self.expected).max())

@@ -121,7 +121,7 @@ def test_the_cheapest_way_that_keeps_the_scores_serves(serve: Serve, pooling: st
 def test_what_was_refused_is_said_with_how_far_it_was_off(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "valence.worker"):
         engine = engine_of(serve(pooling="last"))
-    assert engine.details["refused"].startswith("padded: a logit is off by ")
+    assert engine.details["ways_refused"].startswith("padded: a logit is off by ")
     assert "odd is not served padded: a logit is off by " in caplog.text
 
 
