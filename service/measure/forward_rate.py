@@ -25,7 +25,7 @@ from service.engine.packs import TextIds
 from service.frames import id_array
 from service.served.catalog import load_catalog, load_tokenizer
 from service.settings import Settings
-from service.text.encoder import TextEncoder
+from service.text.encoders import Encoder, encoder_of
 
 LOADING_S = 300
 
@@ -116,7 +116,7 @@ def loaded(settings: Settings, device: str, *, texts: Path | None) -> tuple[Engi
     engine = Engine(served, device=device, settings=settings)
     if texts is None:
         return engine, made_up(served.max_length, token=engine.pad_token_id + 1)
-    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
+    encoder = encoder_of(load_tokenizer(served.tokenizer_path), max_length=served.max_length)
     return engine, [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -126,7 +126,7 @@ def made_up(max_length: int, *, token: int) -> list[TextIds]:
     return [TextIds(np.full(length, token, dtype=np.int32)) for length in lengths]
 
 
-def text_ids(encoder: TextEncoder, text: str) -> TextIds:
+def text_ids(encoder: Encoder, text: str) -> TextIds:
     return TextIds(id_array(encoder.encode([(text, None)], truncate=True).ids))
 
 

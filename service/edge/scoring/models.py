@@ -1,12 +1,16 @@
 """The models that one HTTP process sends texts to."""
 
+import fcntl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.inspect.attribution import blank_token
 from service.edge.http import errors
+from service.runtime_dir import RuntimeDir
 from service.served.catalog import ServedModel, load_tokenizer
-from service.text.encoder import TextEncoder
+from service.settings import Settings
+from service.text.encoders import FORMS, Encoder, encoder_of
+from service.text.proof import proven_form
 
 
 @dataclass(slots=True)
@@ -16,15 +20,27 @@ class EdgeModel:
 
     place: int
     served: ServedModel
-    encoder: TextEncoder
+    encoder: Encoder
     blank_id: int
     in_flight: int = 0
 
     @classmethod
-    def of(cls, place: int, served: ServedModel) -> "EdgeModel":
-        """Loads the tokenizer."""
+    def of(cls, place: int, served: ServedModel, *, settings: Settings, runtime_dir: RuntimeDir) -> "EdgeModel":
+        """Loads the tokenizer. The first process that comes to a place finds out by proof how its texts are encoded; the others
+        wait for it and do the same."""
         tokenizer = load_tokenizer(served.tokenizer_path)
-        encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=served.max_length)
+        size, special = served.max_length, settings.special_tokens_in_texts
+        runtime_dir.encoders.mkdir(exist_ok=True)
+        with (runtime_dir.encoders / str(place)).open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            said = file.read()
+            form = next((known for known in FORMS if known == said), None)
+            if form is None:
+                form = proven_form(tokenizer, name=served.name, max_length=size, special_tokens=special)
+                file.truncate(0)
+                file.write(form)
+        encoder = encoder_of(tokenizer, max_length=size, special_tokens=special, form=form)
         return cls(place, served, encoder, blank_token(tokenizer))
 
 
