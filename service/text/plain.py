@@ -4,6 +4,7 @@ Tens of times slower than `TextEncoder`.
 """
 
 import copy
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from threading import Lock
@@ -16,12 +17,16 @@ from service.text.control import control_ids, spells
 from service.text.encoder import Text, Tokens, joined, joined_types
 from service.text.refusal import TextRefused, too_long, unreadable, without_tokens
 
+# transformers says there, of every pair that it cuts, that it does not return what nobody asked for.
+TRANSFORMERS_LOG = logging.getLogger("transformers.tokenization_python")
+
 
 class PlainEncoder:
     """What transformers' own call gives, and no more: where tokens begin and end in a text is not known, nor windows."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, control: Collection[str] = ()) -> None:
         """`control`: the tokens that are text like any other where a text holds them."""
+        TRANSFORMERS_LOG.addFilter(_is_worth_saying)
         self.max_length = max_length
         self.from_left = tokenizer.truncation_side == "left"
         self._control = control
@@ -82,6 +87,10 @@ def _cutting(tokenizer: PreTrainedTokenizerBase, side: str) -> PreTrainedTokeniz
     made = copy.copy(tokenizer)
     made.truncation_side = side
     return made
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Be aware, overflowing tokens are not returned")
 
 
 def _no_offsets() -> TextRefused:

@@ -72,9 +72,11 @@ def test_the_checkpoints_problem_type_chooses_the_function(problem_type: str | N
 
 
 PROBLEMS = (None, "single_label_classification", "multi_label_classification", "regression")
+# transformers refuses a single label under the name of single_label_classification.
+CASES = [case for case in product(PROBLEMS, [1, 2, 3]) if case != ("single_label_classification", 1)]
 
 
-@pytest.mark.parametrize(("problem_type", "labels"), list(product(PROBLEMS, [1, 2, 3])))
+@pytest.mark.parametrize(("problem_type", "labels"), CASES)
 def test_scores_are_those_of_transformers_own_pipeline(problem_type: str | None, labels: int) -> None:
     torch.manual_seed(0)
     tokenizer = word_piece()

@@ -35,7 +35,15 @@ def test_ids_and_types_are_those_of_the_call(encoder: PlainEncoder, tokenizer: P
     rows = [tokenizer(*text, truncation=True, max_length=LIMIT) for text in TEXTS]
     assert tokens.lengths == [len(row["input_ids"]) for row in rows]
     assert id_array(tokens.ids).tolist() == [one for row in rows for one in row["input_ids"]]
-    assert id_array(tokens.types).tolist() == [one for row in rows for one in row["token_type_ids"]]
+    types = [one for row in rows for one in row["token_type_ids"]]
+    assert id_array(tokens.types).tolist() == (types if any(types) else [])
+
+
+def test_pairs_that_are_cut_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    CanineTokenizer()(LONG, LONG, truncation=True, max_length=LIMIT)
+    warned = len(caplog.records)
+    encoder_of(CanineTokenizer(), max_length=LIMIT).encode([(LONG, LONG)], truncate=True)
+    assert len(caplog.records) == warned
 
 
 def test_the_side_is_the_tokenizers_own_unless_asked() -> None:

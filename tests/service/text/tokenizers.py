@@ -6,6 +6,8 @@ from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
 WORDS = ["the", "film", "was", "good", "bad", "and", "wow", *"abcdefghijklmnopqrstuvwxyz<>/[]|_!?.,'", "user", "cls", "sep"]
 
+TYPED = ["input_ids", "token_type_ids", "attention_mask"]
+
 
 def with_template(model: Tokenizer, single: str, pair: str, *tokens: str) -> Tokenizer:
     model.post_processor = processors.TemplateProcessing(
@@ -22,7 +24,7 @@ def word_piece(**options: object) -> PreTrainedTokenizerBase:
     model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     with_template(model, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", "[CLS]", "[SEP]")
     names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
-    return PreTrainedTokenizerFast(**{"tokenizer_object": model, **names, **options})
+    return PreTrainedTokenizerFast(**{"tokenizer_object": model, "model_input_names": TYPED, **names, **options})
 
 
 def unigram(**options: object) -> PreTrainedTokenizerBase:
@@ -62,7 +64,7 @@ def byte_bpe(**options: object) -> PreTrainedTokenizerBase:
 
 def xlnet_like(**options: object) -> PreTrainedTokenizerBase:
     """`text <sep> <cls>` with type 2 for the last, on the left where there is padding."""
-    made = unigram(cls_token="<mask>", mask_token=None, **options)
+    made = unigram(**{"cls_token": "<mask>", "mask_token": None, "model_input_names": TYPED, **options})
     with_template(made.backend_tokenizer, "$A </s> <mask>:2", "$A </s> $B:1 </s>:1 <mask>:2", "</s>", "<mask>")
     return made
 
