@@ -21,7 +21,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """Its own control tokens, and what it puts around a text. One printable character is none: some pad with `!`, which texts
     hold in good faith."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    around = {str(token) for token in tokenizer.convert_ids_to_tokens(tokenizer("", "")["input_ids"])} & special
+    around = {str(token) for token in tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])} & special
     named = {str(token) for kind, token in tokenizer.special_tokens_map.items() if kind in KINDS}
     return frozenset(token for token in named | around if len(token) > 1 or not token.isprintable())
 
@@ -29,6 +29,14 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 def control_ids(tokenizer: PreTrainedTokenizerBase, control: Collection[str]) -> frozenset[int]:
     """Without the unknown token's: ordinary texts get that one, too."""
     return frozenset(tokenizer.convert_tokens_to_ids(list(control))) - {tokenizer.unk_token_id}
+
+
+def count_around(tokenizer: PreTrainedTokenizerBase, ids: Collection[int], *, partner: str | None) -> int:
+    """How many of these ids the tokenizer itself puts around a text; 0 where it takes no such text."""
+    try:
+        return sum(one in ids for one in tokenizer("a", partner)["input_ids"])
+    except Exception:  # code of anyone's
+        return 0
 
 
 def spells(tokens: Collection[str], text: str, partner: str | None) -> bool:

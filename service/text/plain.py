@@ -13,7 +13,7 @@ from typing import NoReturn
 from tokenizers import Encoding
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from service.text.control import control_ids, spells
+from service.text.control import control_ids, count_around, spells
 from service.text.encoder import Text, Tokens, joined, joined_types
 from service.text.refusal import TextRefused, too_long, unreadable, without_tokens
 
@@ -31,10 +31,10 @@ class PlainEncoder:
         self.from_left = tokenizer.truncation_side == "left"
         self._control = control
         self._control_ids = control_ids(tokenizer, control)
-        # A Rust object is set anew for each call.
-        self._turn = Lock() if tokenizer.is_fast else nullcontext()
+        self._is_fast = tokenizer.is_fast
+        self._turn = Lock() if self._is_fast else nullcontext()  # a Rust object is set anew for each call
         self._by_side = {side: _cutting(tokenizer, side) for side in ("left", "right")}
-        self._around = [self._count(self._called("a", partner, truncate=False)) for partner in (None, "a")]
+        self._around = [count_around(tokenizer, self._control_ids, partner=partner) for partner in (None, "a")]
 
     def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool | None = None) -> Tokens:
         """As `TextEncoder.encode`."""
@@ -56,6 +56,8 @@ class PlainEncoder:
         raise _no_offsets()
 
     def _row(self, index: int, text: str, partner: str | None, *, truncate: bool, from_left: bool | None) -> BatchEncoding:
+        if self._is_fast:
+            partner = partner or None  # as transformers does itself
         try:
             row = self._called(text, partner, truncate=truncate, from_left=from_left)
         except Exception as error:  # code of anyone's
@@ -65,7 +67,7 @@ class PlainEncoder:
             raise without_tokens(f"inputs[{index}]")
         if not truncate and length > self.max_length:
             raise too_long(index, length=length, max_length=self.max_length, instead="send truncate: true")
-        if self._count(row) > self._around[partner is not None]:
+        if sum(one in self._control_ids for one in row["input_ids"]) > self._around[partner is not None]:
             raise TextRefused(
                 f"inputs[{index}]: holds a control token of this model's tokenizer, which can't be read as text; take it out"
             )
@@ -78,9 +80,6 @@ class PlainEncoder:
             options["split_special_tokens"] = True  # all of them, also trained ones, but only in such a text
         with self._turn:
             return tokenizer(text, partner, verbose=False, **options)
-
-    def _count(self, row: BatchEncoding) -> int:
-        return sum(one in self._control_ids for one in row["input_ids"])
 
 
 def _cutting(tokenizer: PreTrainedTokenizerBase, side: str) -> PreTrainedTokenizerBase:
