@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     )
     payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
     auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
+    special_tokens_in_texts: Literal["split", "keep"] = Field(
+        default="split", description="A text that spells a control token, as [SEP]: read it as text, or keep it as the token."
+    )
     explain_steps: int = Field(
         default=0, ge=0, le=4096, description="Gradients that one `POST /explain` may compute; 0: the route is closed."
     )

@@ -26,7 +26,7 @@ from service.engine.trials import TrialTexts
 from service.frames import id_array
 from service.served.catalog import ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
-from service.text.encoder import TextEncoder
+from service.text.encoders import Encoder, encoder_of
 
 LOADING_S = 300
 
@@ -118,7 +118,7 @@ def loaded(settings: Settings, device: str, *, texts: Path | None) -> tuple[Engi
     engine = Engine(served, device=device, settings=settings)
     if texts is None:
         return engine, made_up(served)
-    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
+    encoder = encoder_of(load_tokenizer(served.tokenizer_path), max_length=served.max_length)
     return engine, [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -130,7 +130,7 @@ def made_up(served: ServedModel) -> list[TextIds]:
     return [trial.text for trial in found if trial is not None]
 
 
-def text_ids(encoder: TextEncoder, text: str) -> TextIds:
+def text_ids(encoder: Encoder, text: str) -> TextIds:
     return TextIds(id_array(encoder.encode([(text, None)], truncate=True).ids))
 
 

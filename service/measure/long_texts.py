@@ -23,7 +23,8 @@ from service.frames import id_array
 from service.measure.forward_rate import token_batches
 from service.served.catalog import ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
-from service.text.encoder import TextEncoder, Tokens
+from service.text.encoder import Tokens
+from service.text.encoders import encoder_of
 from service.text.windows import combined
 
 # In multiples of the model's limit: a text of at most 1.5 times the limit is in the first bucket.
@@ -75,7 +76,7 @@ class LongTextScorer:
         if device == "cpu":
             torch.set_num_threads(settings.lone_thread_count())
         self.engine = Engine(served, device=device, settings=settings)
-        self.encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
+        self.encoder = encoder_of(load_tokenizer(served.tokenizer_path), max_length=served.max_length)
         self.max_batch_tokens = settings.batch_tokens(device)
         self.columns = [served.labels.index(label) for label in LABELS]
 

@@ -1,14 +1,14 @@
-"""Texts to token ids, in the HTTP process."""
+"""Texts to token ids, in the HTTP process, by the Rust object of a tokenizer: what transformers' own call would give."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from tokenizers import Encoding, Tokenizer
 
 from service.text.ascii import for_ascii
-from service.text.refusal import TextRefused, unreadable
+from service.text.refusal import TextRefused, too_long, unreadable, without_tokens
 from service.text.windows import Window, cut
 
 # A text, and its partner for models of text pairs.
@@ -17,7 +17,8 @@ Text = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The texts of a request as token ids, one after another; `types` only if a text has a partner.
+    """The texts of a request as token ids, one after another. `types`: of each token; empty where the tokenizer gives none, and
+    where all are zero.
 
     If a text was cut into windows, each row is a window. `owners`: the text of each window. `weights`: how many tokens of that
     text it holds.
@@ -37,23 +38,33 @@ class TextEncoder:
     other. The two common ways, uncut and cut on the right, have a second copy with a shorter pipeline for texts of ASCII.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        has_types: bool = True,
+        from_left: bool = False,
+        ascii_apart: bool = True,
+    ) -> None:
+        """`has_types`: the model takes those that the pipeline gives. `from_left`: which side is cut unless a request says so.
+        `ascii_apart`: texts of ASCII go through the shorter pipeline."""
         self.max_length = max_length
-        both = (tokenizer, for_ascii(tokenizer))
+        self.from_left = from_left
+        both = (tokenizer, for_ascii(tokenizer) if ascii_apart else tokenizer)
         self._whole = [self._copy(one, truncate_to=None) for one in both]
-        self._right = [self._copy(one, truncate_to="right") for one in both]
-        self._left = [self._copy(tokenizer, truncate_to="left")] * 2
+        usual, other = ("left", "right") if from_left else ("right", "left")
+        self._usual = [self._copy(one, truncate_to=usual) for one in both]
+        self._other = [self._copy(tokenizer, truncate_to=other)] * 2
+        self._types_pairs = has_types
+        self._types_all = has_types and any(self._whole[0].encode("a").type_ids)
 
-    def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool = False) -> Tokens:
+    def encode(self, texts: Sequence[Text], *, truncate: bool, from_left: bool | None = None) -> Tokens:
         """Token ids of `texts`. TextRefused names the limit and the length of a text that does not fit."""
-        tokenizers = (self._left if from_left else self._right) if truncate else self._whole
-        tokens = _tokens(self._encode(tokenizers, texts), texts)
+        tokens = self._tokens(self._encode(self._cut(from_left) if truncate else self._whole, texts), texts)
         if not truncate and max(tokens.lengths) > self.max_length:
             index = next(i for i, length in enumerate(tokens.lengths) if length > self.max_length)
-            raise TextRefused(
-                f"inputs[{index}]: {tokens.lengths[index]} tokens exceed the model's limit of {self.max_length}; "
-                'shorten the text or send truncate: true, or overflow: "window"'
-            )
+            raise too_long(index, length=tokens.lengths[index], max_length=self.max_length)
         return tokens
 
     def encode_windows(self, texts: Sequence[Text], *, max_windows: int) -> Tokens:
@@ -62,7 +73,7 @@ class TextEncoder:
         A text that fits counts as one window.
         """
         windows = cut(self._encode(self._whole, texts), max_length=self.max_length, max_windows=max_windows)
-        tokens = _tokens(windows, texts)
+        tokens = self._tokens(windows, texts)
         if len(windows) == len(texts):
             return tokens
         return replace(tokens, owners=[window.text for window in windows], weights=[window.weight for window in windows])
@@ -75,11 +86,15 @@ class TextEncoder:
             raise unreadable() from error
 
     def encoding(self, text: str, *, truncate: bool) -> Encoding:
-        """One text as `encode` cuts it, with offsets. TextRefused as there."""
+        """One text as `encode` cuts it, with offsets, to be explained. TextRefused as there, and where the tokens have types."""
+        if self._types_all:
+            raise TextRefused("model: the tokens of its texts have types, which an explanation does not know")
         try:
-            found = (self._right if truncate else self._whole)[0].encode(text)
+            found = (self._cut(None) if truncate else self._whole)[0].encode(text)
         except Exception as error:  # as in `_encode`
             raise unreadable() from error
+        if not found:
+            raise without_tokens("inputs")
         if len(found) > self.max_length:
             raise TextRefused(
                 f"inputs: {len(found)} tokens exceed the model's limit of {self.max_length}; shorten it or send truncate: true"
@@ -88,7 +103,7 @@ class TextEncoder:
 
     def _encode(self, tokenizers: Sequence[Tokenizer], texts: Sequence[Text]) -> list[Encoding]:
         any_text, ascii_only = tokenizers
-        inputs = [text if partner is None else (text, partner) for text, partner in texts]
+        inputs = [(text, partner) if partner else text for text, partner in texts]  # an empty partner is none to transformers
         others = [place for place, text in enumerate(texts) if not _is_ascii(*text)]
         try:
             if not others:
@@ -101,12 +116,25 @@ class TextEncoder:
             raise unreadable() from error
         return [found[place] if place in found else next(rest) for place in range(len(inputs))]
 
+    def _cut(self, from_left: bool | None) -> list[Tokenizer]:
+        return self._usual if from_left is None or from_left == self.from_left else self._other
+
+    def _tokens(self, rows: Sequence[Encoding | Window], texts: Sequence[Text]) -> Tokens:
+        ids = [row.ids for row in rows]
+        lengths = list(map(len, ids))
+        if 0 in lengths:
+            row = rows[place := lengths.index(0)]
+            raise without_tokens(f"inputs[{row.text if isinstance(row, Window) else place}]")
+        is_typed = self._types_all or (self._types_pairs and any(partner for _, partner in texts))
+        return Tokens(lengths=lengths, ids=joined(ids), types=joined_types(row.type_ids for row in rows) if is_typed else b"")
+
     def _copy(self, tokenizer: Tokenizer, *, truncate_to: str | None) -> Tokenizer:
         copy = Tokenizer.from_str(tokenizer.to_str())
         copy.no_padding()
         copy.no_truncation()
         if truncate_to is not None:
             copy.enable_truncation(self.max_length, direction=truncate_to)
+        copy.encode_special_tokens = tokenizer.encode_special_tokens
         return copy
 
 
@@ -114,13 +142,13 @@ def _is_ascii(text: str, partner: str | None) -> bool:
     return text.isascii() and (partner is None or partner.isascii())
 
 
-def _tokens(rows: Sequence[Encoding | Window], texts: Sequence[Text]) -> Tokens:
-    ids = [row.ids for row in rows]
-    paired = any(partner is not None for _, partner in texts)
-    types = _join([row.type_ids for row in rows]) if paired else b""
-    return Tokens(lengths=list(map(len, ids)), ids=_join(ids), types=types)
-
-
-def _join(rows: list[list[int]]) -> bytes:
+def joined(rows: Sequence[Sequence[int]]) -> bytes:
+    """Rows of ids as they cross to the worker."""
     ids = rows[0] if len(rows) == 1 else list(chain.from_iterable(rows))
     return struct.pack(f"<{len(ids)}i", *ids)  # a third of the time that numpy takes for a text
+
+
+def joined_types(rows: Iterable[Sequence[int]]) -> bytes:
+    """The same of types; nothing where all are zero."""
+    types = joined(list(rows))
+    return types if types.count(0) < len(types) else b""

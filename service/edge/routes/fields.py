@@ -28,6 +28,11 @@ EXPECTED = "the body must be a JSON object with the field inputs"
 Direction = Annotated[Literal["right", "left"], BeforeValidator(_lower)]
 
 
+def is_left(direction: Direction | None) -> bool | None:
+    """None where the request does not say."""
+    return None if direction is None else direction == "left"
+
+
 def parsed(adapter: TypeAdapter[Valid], body: bytes, *, expected: str = EXPECTED) -> Valid:
     """The JSON in `body`, validated. `expected`: the error's words for a body of another kind. ServiceError 400 or 422."""
     try:

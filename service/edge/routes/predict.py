@@ -14,12 +14,12 @@ from typing_extensions import TypedDict
 
 from service.edge.http import errors
 from service.edge.http.call import Call, Response, json_response
-from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, readable
+from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, is_left, readable
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Route, Services
 from service.edge.scoring.scoring import Texts
 from service.text.encoder import Text
-from service.text.labelling import BY_PROBLEM_TYPE, Function, labelled
+from service.text.labelling import Function, function_for, labelled
 
 # For the schema: a pair holds one or two strings, and not only empty ones. The types can't say so; `_texts` and `_pair` check it.
 FULL_PAIR: JsonDict = {
@@ -99,8 +99,9 @@ async def predict(edge: Services, call: Call) -> Response:
     request = parse_predict(call.body)
     model = edge.models.named(call.parameters.get("name", request.model))
     rows = await edge.scorer.logits(call, model, request.asked)
-    function = request.function or BY_PROBLEM_TYPE[model.served.problem_type]
-    answers = [labelled(row, labels=model.served.labels, function=function, top_k=request.top_k) for row in rows]
+    labels = model.served.labels
+    function = request.function or function_for(model.served.problem_type, labels)
+    answers = [labelled(row, labels=labels, function=function, top_k=request.top_k) for row in rows]
     return json_response(200, answers if request.nested else answers[0])
 
 
@@ -118,7 +119,7 @@ def parse_predict(body: bytes) -> PredictRequest:
         asked=Texts(
             _texts(inputs),
             truncate=_truncate(fields, parameters or {}),
-            truncate_left=fields.get("truncation_direction") == "left",
+            truncate_left=is_left(fields.get("truncation_direction")),
             window=fields.get("overflow") == "window",
         ),
         nested=parameters is not None or isinstance(inputs, list),

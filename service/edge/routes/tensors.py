@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from service.edge.http import errors
 from service.edge.http.call import JSON, Response
-from service.edge.routes.fields import STRICT, WHOLE, Direction, FullString, parsed
+from service.edge.routes.fields import STRICT, WHOLE, Direction, FullString, is_left, parsed
 from service.edge.scoring.scoring import Texts
 from service.frames import LENGTH, LOGIT_TYPE
 from service.text.encoder import Text
@@ -143,7 +143,7 @@ def parse_infer(body: bytes, header_length: bytes | None) -> InferRequest:
         asked=Texts(
             _texts(fields["inputs"][0], binary),
             truncate=parameters.get("truncate"),
-            truncate_left=parameters.get("truncation_direction") == "left",
+            truncate_left=is_left(parameters.get("truncation_direction")),
             timeout_s=None if timeout_us is None else timeout_us / 1e6,
         ),
         id=fields.get("id"),

@@ -15,7 +15,7 @@ from service.edge.http.call import JSON, Call, Response
 from service.edge.routes.fields import STRICT, FullString, parsed
 from service.edge.routes.openapi import Operation, Schema
 from service.edge.routes.route import Route, Services
-from service.text.encoder import TextEncoder
+from service.text.encoders import Encoder
 
 
 @with_config(STRICT)
@@ -56,7 +56,7 @@ async def tokenize(edge: Services, call: Call) -> Response:
     return Response(200, await edge.scorer.made(call, list_tokens, characters=sum(map(len, texts))), [JSON])
 
 
-def listed(encoder: TextEncoder, texts: Sequence[str], *, add_special_tokens: bool) -> bytes:
+def listed(encoder: Encoder, texts: Sequence[str], *, add_special_tokens: bool) -> bytes:
     """JSON: a list of tokens for each text."""
     encodings = encoder.encodings(texts, add_special_tokens=add_special_tokens)
     return orjson.dumps([tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)])

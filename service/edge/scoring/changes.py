@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from service import metrics
@@ -46,11 +47,12 @@ class Changes:
         self.links = links
         self.file = RosterFile(runtime_dir)
         self.followers = Followers(runtime_dir)
+        self._edge_model = partial(EdgeModel.of, settings=settings, runtime_dir=runtime_dir)
         self.roster = Roster({}, generation=-1)
         self._turn = asyncio.Lock()
         self._candidates: tuple[int, ...] = ()  # a place that is being loaded
         roster = self.file.read()
-        self._follow(roster, {place: EdgeModel.of(place, model) for place, model in roster.models.items()})
+        self._follow(roster, {place: self._edge_model(place, model) for place, model in roster.models.items()})
 
     async def follow(self) -> None:
         """Runs for the life of the process: follows the changes that other processes make."""
@@ -74,7 +76,7 @@ class Changes:
             if roster.generation == self.roster.generation:
                 return
             new = {place: model for place, model in roster.models.items() if place not in self.models.by_place}
-            self._follow(roster, {place: await asyncio.to_thread(EdgeModel.of, place, model) for place, model in new.items()})
+            self._follow(roster, {place: await asyncio.to_thread(self._edge_model, place, model) for place, model in new.items()})
 
     async def put(self, name: str, path: Path, *, version: str | None) -> ServedModel:
         """Serves the checkpoint in `path` under a name, instead of the model that had the name.

@@ -1,13 +1,18 @@
 """The models that one HTTP process sends texts to."""
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from models.inspect.attribution import blank_token
 from service.edge.http import errors
 from service.frames import Facts
+from service.runtime_dir import RuntimeDir
 from service.served.catalog import ServedModel, load_tokenizer
-from service.text.encoder import TextEncoder
+from service.settings import Settings
+from service.text.encoders import FORMS, Encoder, encoder_of
+from service.text.proof import proven_form
 
 
 @dataclass(slots=True)
@@ -19,22 +24,35 @@ class EdgeModel:
 
     place: int
     served: ServedModel
-    encoder: TextEncoder
+    encoder: Encoder
     blank_id: int
+    with_limit: Callable[..., Encoder]
     in_flight: int = 0
 
     @classmethod
-    def of(cls, place: int, served: ServedModel) -> "EdgeModel":
-        """Loads the tokenizer."""
+    def of(cls, place: int, served: ServedModel, *, settings: Settings, runtime_dir: RuntimeDir) -> "EdgeModel":
+        """Loads the tokenizer. The first process that comes to a place finds out by proof how its texts are encoded; the others
+        wait for it and do the same."""
         tokenizer = load_tokenizer(served.tokenizer_path)
-        encoder = TextEncoder(tokenizer.backend_tokenizer, max_length=served.max_length)
-        return cls(place, served, encoder, blank_token(tokenizer))
+        size, special = served.max_length, settings.special_tokens_in_texts
+        runtime_dir.encoders.mkdir(exist_ok=True)
+        with (runtime_dir.encoders / str(place)).open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            said = file.read()
+            form = next((known for known in FORMS if known == said), None)
+            if form is None:
+                form = proven_form(tokenizer, name=served.name, max_length=size, special_tokens=special)
+                file.truncate(0)
+                file.write(form)
+        with_limit = partial(encoder_of, tokenizer, special_tokens=special, form=form)
+        return cls(place, served, with_limit(max_length=size), blank_token(tokenizer), with_limit)
 
     def learn(self, facts: Facts) -> None:
         """Goes by what a worker found out, where it is other than what the configuration says."""
         found = replace(self.served, max_length=facts.max_length, labels=tuple(facts.labels))
         if found.max_length != self.served.max_length:
-            self.encoder = EdgeModel.of(self.place, found).encoder
+            self.encoder = self.with_limit(max_length=found.max_length)
         self.served = found
 
 

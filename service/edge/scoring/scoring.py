@@ -29,11 +29,12 @@ Made = TypeVar("Made")
 class Texts:
     """What a request asks to be scored.
 
-    `truncate` None: as the settings say. `window` goes before `truncate`. `timeout_s` None: as the request's headers say."""
+    `truncate` None: as the settings say. `window` goes before `truncate`. `truncate_left` None: as the tokenizer
+    says. `timeout_s` None: as the request's headers say."""
 
     texts: Sequence[Text]
     truncate: bool | None = None
-    truncate_left: bool = False
+    truncate_left: bool | None = None
     window: bool = False
     timeout_s: float | None = None
 

@@ -59,7 +59,7 @@ def test_a_text_that_fits_is_not_touched(encoder: TextEncoder, words: int) -> No
     assert encoder.encode_windows(texts, max_windows=MANY) == encoder.encode(texts, truncate=True)
 
 
-@pytest.mark.parametrize(("first", "second"), [(40, 3), (3, 40), (40, 0), (0, 40), (9, 4), (4, 9), (30, ROOM - 2)])
+@pytest.mark.parametrize(("first", "second"), [(40, 3), (3, 40), (0, 40), (9, 4), (4, 9), (30, ROOM - 2)])
 def test_the_longer_text_of_a_pair_is_cut_and_the_other_kept_whole(
     encoder: TextEncoder, tokenizer: Tokenizer, first: int, second: int
 ) -> None:
@@ -135,3 +135,9 @@ def test_logits_are_the_mean_weighted_by_tokens(
     logits: list[list[float]], owners: Sequence[int], weights: Sequence[int], expected: list[list[float]]
 ) -> None:
     assert combined(logits, owners=owners, weights=weights) == expected
+
+
+def test_an_empty_partner_is_none_in_windows(encoder: TextEncoder) -> None:
+    with_empty = encoder.encode_windows([(text(40), "")], max_windows=MANY)
+    assert with_empty == encoder.encode_windows([(text(40), None)], max_windows=MANY)
+    assert len(with_empty.lengths) > 1
