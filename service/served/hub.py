@@ -12,7 +12,7 @@ from pathlib import Path
 
 REPOSITORY = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 # Nothing below the repository's root: other formats of the same weights lie there.
-FILES, CODE, NOT_THESE = ("*.json", "*.txt", "*.safetensors"), "*.py", "*/*"
+FILES, CODE, NOT_THESE = ("*.json", "*.txt", "*.model", "*.safetensors"), "*.py", "*/*"
 
 
 class HubError(ValueError):

@@ -74,7 +74,8 @@ def test_a_model_is_added_on_every_process(served: Any, root: Path) -> None:
     answer = put(served, "bert", root / "first", version="2026-11")
     assert answer.status_code == 201, answer.text
     added = answer.json()
-    assert (added["name"], added["version"], added["architecture"], added["state"]) == ("bert", "2026-11", "valence_bert", "ready")
+    found = (added["name"], added["version"], added["architecture"], added["state"])
+    assert found == ("bert", "2026-11", "valence_bert", "ready")
     answers = fresh(served, "POST", "/models/bert/predict", json={"inputs": TEXT})
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.headers["x-model"] for answer in answers} == {"bert"}
