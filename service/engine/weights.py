@@ -55,7 +55,8 @@ def _merged(base: Path, path: Path, *, trust_remote_code: bool) -> PreTrainedMod
     with reading(file):
         model = PeftModelForSequenceClassification(model, PeftConfig.from_pretrained(path))
         result = model.load_adapter(path, "default", torch_device="cpu")
-        strays = sorted({*result.missing_keys, *result.unexpected_keys})
+        # With bias="all" peft saves the head's bias under two names, and reads one.
+        strays = sorted({*result.missing_keys, *(name for name in result.unexpected_keys if ".modules_to_save." not in name)})
         if strays:
             raise CatalogError(f"{file}: {strays[0]} does not fit {base}; this adapter was trained on another model")
         return model.merge_and_unload(safe_merge=True).requires_grad_(True)

@@ -80,6 +80,8 @@ def served_model(
         raise CatalogError(f"{path / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
     check_weights(checkpoint)
     if settings.dtype == "int8":
+        if adapter is not None:
+            raise CatalogError(f"{adapter.file}: --dtype int8 is not for an adapter; save the merged model, or choose float32")
         check_ranges(path)
     config = _config(checkpoint, adapter, settings)
     folders = (path,) if base is None else (path, base)

@@ -38,7 +38,7 @@ def check_readable(path: Path) -> None:
 
 def reason(error: BaseException) -> str:
     """One line. A config's validators put what is wrong last, after "ValueError: "; other errors say it first. What is no error
-    of input keeps its name: a KeyError says nothing but the key."""
+    of input keeps its name."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines:
         return type(error).__name__
@@ -46,5 +46,7 @@ def reason(error: BaseException) -> str:
         return lines[-1].partition("Error: ")[2] or lines[-1]
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
+    if isinstance(error, KeyError):
+        return f"no {lines[0]} in it"
     known = isinstance(error, OSError | ValueError | ImportError | RuntimeError) or type(error) is Exception
     return lines[0] if known else f"{type(error).__name__}: {lines[0]}"

@@ -52,7 +52,8 @@ def _of_transformers(mapping: Any, key: str | type) -> type | None:
         return None
     mine = mapping._extra_content.pop(key)
     try:
-        return mapping.get(key, None)
+        found: type | None = mapping[key] if key in mapping else None  # noqa: SIM401  (its `get` finds nothing)
+        return found
     finally:
         mapping._extra_content[key] = mine
 

@@ -59,6 +59,7 @@ def _converted(path: Path, checkpoint: Path, tokenizers_dir: Path) -> PreTrained
     none = f"{path}: no tokenizer.json, and config.json names no tokenizer_name of {tokenizers_dir}"
     others = sorted(file.name for file in path.iterdir() if file.suffix in (".txt", ".json", ".model"))
     for name in others:
+        check_readable(path / name)
         if name.endswith(".model"):
             _check_package(path / name)
     try:
@@ -89,7 +90,6 @@ def _converted(path: Path, checkpoint: Path, tokenizers_dir: Path) -> PreTrained
 def _check_package(file: Path) -> None:
     """A protocol buffer is read by the package sentencepiece, a list of tokens by tiktoken. Without it transformers names the
     other."""
-    check_readable(file)
     with file.open("rb") as opened:
         package = "sentencepiece" if opened.read(1) == b"\n" else "tiktoken"
     if find_spec(package) is None:
@@ -110,13 +110,14 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path, config: Pr
 
 def _check_inputs(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     kind = type(tokenizer).__name__
-    made = set(tokenizer.model_input_names)
-    if made <= GIVEN:
+    more = set(tokenizer.model_input_names) - GIVEN
+    if not more:
         try:
-            made |= tokenizer(TRIAL_TEXT).keys()
-        except Exception as error:  # a tokenizer of pages or tables refuses in its own way
+            made = tokenizer(TRIAL_TEXT)
+        except Exception as error:  # a tokenizer of pages refuses in its own way
             raise CatalogError(f"{path}: {kind} takes no plain text: {reason(error)}") from error
-    if made - GIVEN:
+        more = {name for name, row in made.items() if name not in GIVEN or not all(isinstance(value, int) for value in row)}
+    if more:
         raise CatalogError(
-            f"{path}: {kind} makes {', '.join(sorted(made - GIVEN))}, not text alone; only classifiers of text are served"
+            f"{path}: {kind} makes {', '.join(sorted(more))} of more than text; only classifiers of text are served"
         )
