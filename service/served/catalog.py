@@ -11,7 +11,7 @@ from service.served.adapter import Adapter, base_folder, is_adapter, read_adapte
 from service.served.configuration import built_from, claimed_length, classifier_class, labels_of, read_config
 from service.served.files import check_ranges, check_weights, weights_digest
 from service.served.hub import HubError, fetch, names_repository
-from service.served.refusal import CatalogError, check_readable
+from service.served.refusal import CatalogError, check_readable, reading
 from service.served.registration import register_all
 from service.served.tokenizer import find_tokenizer, load_tokenizer
 from service.settings import Settings
@@ -71,13 +71,18 @@ def served_model(
     name: str, path: Path, settings: Settings, *, version: str | None = None, source: str | None = None
 ) -> ServedModel:
     """The checkpoint of a folder under a name; CatalogError if it can't be served."""
+    with reading(path):
+        return _read(name, path, settings, version=version, source=source)
+
+
+def _read(name: str, path: Path, settings: Settings, *, version: str | None, source: str | None) -> ServedModel:
     if path.is_dir():
         check_readable(path)
     adapter = read_adapter(path) if is_adapter(path) else None
     base = None if adapter is None else _base(adapter, settings, from_hub=source is not None)
     checkpoint = base or path
     if not (checkpoint / "config.json").is_file():
-        raise CatalogError(f"{path / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
+        raise CatalogError(f"{checkpoint / 'config.json'}: no such file; --models {name} must name a checkpoint folder")
     check_weights(checkpoint)
     if settings.dtype == "int8":
         if adapter is not None:
@@ -86,6 +91,9 @@ def served_model(
     config = _config(checkpoint, adapter, settings)
     folders = (path,) if base is None else (path, base)
     tokenizer_path, tokenizer = find_tokenizer(folders, config, settings.tokenizers_dir)
+    max_length = claimed_length(config, tokenizer.model_max_length)
+    if max_length <= (special := tokenizer.num_special_tokens_to_add()):
+        raise CatalogError(f"{path}: a limit of {max_length} tokens, of which {special} are special, leaves none for a text")
     return ServedModel(
         name=name,
         path=path,
@@ -93,7 +101,7 @@ def served_model(
         architecture=config.model_type,
         labels=labels_of(config, checkpoint / "config.json"),
         problem_type=config.problem_type,
-        max_length=claimed_length(config, tokenizer.model_max_length),
+        max_length=max_length,
         weights=weights_digest(*folders),
         version=version,
         since=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -60,14 +60,15 @@ def classifier_class(config: PreTrainedConfig, path: Path, *, trust_remote_code:
     file = path / "config.json"
     with reading(file):
         found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
-    if found is None:
-        if trust_remote_code and "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {}):
-            return None
+    model_class: type[PreTrainedModel] | None = found[0] if isinstance(found, tuple) else found
+    brings_code = trust_remote_code and "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {})
+    if brings_code and (model_class is None or model_class.__module__.startswith("transformers.")):
+        return None
+    if model_class is None:
         raise CatalogError(
             f"{file}: {type(config).__name__} has no class for AutoModelForSequenceClassification{_others(config)}; "
             "register one by --import-modules, or serve a checkpoint of a text classifier"
         )
-    model_class: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
     _check_inputs(model_class, file)
     saved = next(iter(getattr(config, "architectures", None) or [""]))
     if saved != model_class.__name__ and OTHER_HEADS.search(str(saved)):

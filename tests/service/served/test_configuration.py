@@ -102,6 +102,11 @@ def test_a_head_for_something_else_is_refused_though_its_weights_fit(make: Make)
     assert message.startswith(f"{folder}/config.json: saved by LlamaForTokenClassification, which is no text classifier")
 
 
+def test_a_limit_that_leaves_no_room_for_a_text_is_refused(make: Make) -> None:
+    folder = make("bert", max_position_embeddings=2)
+    assert refusal(folder) == f"{folder}: a limit of 2 tokens, of which 2 are special, leaves none for a text"
+
+
 @pytest.mark.parametrize("names", [{"1": "a", "2": "b"}, {"0": "a", "2": "b"}])
 def test_labels_are_numbered_from_0(make: Make, names: dict[str, str]) -> None:
     folder = make("bert")
