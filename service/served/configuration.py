@@ -113,12 +113,15 @@ def fact(config: PreTrainedConfig, name: str) -> Any:
 
 
 def _check_inputs(model_class: type[PreTrainedModel], file: Path) -> None:
-    takes = inspect.signature(model_class.forward).parameters
-    if "input_ids" not in takes:
-        asked = getattr(model_class, "main_input_name", None) or next(iter(list(takes)[1:]), "nothing")
-        raise CatalogError(f"{file}: {model_class.__name__} takes {asked}, not text; only classifiers of text are served")
+    _, *takes = inspect.signature(model_class.forward).parameters.values()
+    names = [parameter.name for parameter in takes if parameter.kind is not parameter.VAR_KEYWORD]
+    if "input_ids" not in names and (names or not takes):
+        raise CatalogError(
+            f"{file}: the forward of {model_class.__name__} takes {', '.join(names[:3]) or 'nothing'} and no input_ids; "
+            "only classifiers of text are served"
+        )
     for name, meaning in NOT_TEXT.items():
-        if name in takes:
+        if name in names:
             raise CatalogError(
                 f"{file}: {model_class.__name__} takes {name}, {meaning}, and not text alone; only classifiers of text are served"
             )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from service.served.catalog import CatalogError, ServedModel, load_catalog
-from service.served.configuration import claimed_length
+from service.served.configuration import _check_inputs, claimed_length
 from service.settings import Settings
 
 Make = Callable[..., Path]
@@ -93,6 +93,30 @@ def test_a_model_of_other_inputs_is_refused_before_its_weights_are_read(make: Ma
     folder = make("bert")
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     assert refusal(folder).startswith(f"{folder}/config.json: {said}")
+
+
+class SoundConfig(PreTrainedConfig):
+    model_type = "sound"
+
+
+class SoundForSequenceClassification(PreTrainedModel):
+    config_class = SoundConfig
+
+    def forward(self, input_values: object, mask: object = None, **kwargs: object) -> None: ...
+
+
+class OpenForSequenceClassification(SoundForSequenceClassification):
+    def forward(self, **kwargs: object) -> None: ...
+
+
+def test_a_forward_without_input_ids_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError) as caught:
+        _check_inputs(SoundForSequenceClassification, tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: the forward of SoundForSequenceClassification takes input_values, mask and no input_ids; "
+        "only classifiers of text are served"
+    )
+    _check_inputs(OpenForSequenceClassification, tmp_path)
 
 
 def test_a_head_for_something_else_is_refused_though_its_weights_fit(make: Make) -> None:
