@@ -27,7 +27,11 @@ def load_model(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bo
     """The classifier, on the CPU, with the weights of its files. CatalogError where they can't be read, or are not those of the
     architecture: transformers would fill the gaps with random numbers and warn."""
     if served.base is not None:
-        return _merged(served.base, served.path, trust_remote_code=trust_remote_code).to(dtype)
+        merged = _merged(served.base, served.path, trust_remote_code=trust_remote_code)
+        # Not by `.to`, which would round the buffers too: a load leaves rotary frequencies in float32.
+        model = type(merged).from_pretrained(None, config=merged.config, state_dict=merged.state_dict(), dtype=dtype)
+        model.load_state_dict(merged.state_dict())  # as `_put_back`
+        return model
     weights = weight_files(served.path)[0]
     model, found = _loaded(served.path, weights, dtype=dtype, trust_remote_code=trust_remote_code)
     _check_complete(found, weights)

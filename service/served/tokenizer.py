@@ -30,7 +30,7 @@ def find_tokenizer(
     """The folder and the tokenizer of a checkpoint: of the first of `folders` that has one, else the one of `tokenizers_dir` that
     its configuration names. CatalogError where there is none, or it can't be used."""
     path = _folder_of(folders, config, tokenizers_dir)
-    tokenizer = _converted(path, folders[0], tokenizers_dir)
+    tokenizer = _converted(path, tokenizers_dir)
     _check_vocabulary(tokenizer, path, config, folders[-1])
     _check_inputs(tokenizer, path)
     return path, tokenizer
@@ -52,7 +52,7 @@ def _folder_of(folders: Sequence[Path], config: PreTrainedConfig, tokenizers_dir
     return folder
 
 
-def _converted(path: Path, checkpoint: Path, tokenizers_dir: Path) -> PreTrainedTokenizerBase:
+def _converted(path: Path, tokenizers_dir: Path) -> PreTrainedTokenizerBase:
     """What AutoTokenizer makes of the folder. Without a vocabulary it would make a tokenizer that knows no word."""
     if (path / "tokenizer.json").is_file():
         return load_tokenizer(path)
@@ -72,18 +72,16 @@ def _converted(path: Path, checkpoint: Path, tokenizers_dir: Path) -> PreTrained
             f"{none}; AutoTokenizer makes none of {', '.join(others)}: {why}; name its class in tokenizer_config.json "
             "(tokenizer_class), or save a tokenizer.json"
         ) from error
-    needed = set(getattr(tokenizer, "vocab_files_names", {}).values()) - NOT_VOCABULARY
+    kind = type(tokenizer).__name__
+    needed = sorted(set(getattr(tokenizer, "vocab_files_names", {}).values()) - NOT_VOCABULARY)
     if not needed and tokenizer.is_fast:
-        needed = {name for name in others if name.endswith(".model")}
-    missing = sorted(needed - set(others))
-    if missing:
-        raise CatalogError(f"{none}; without it a {type(tokenizer).__name__} needs {' and '.join(missing)}")
-    if not needed and tokenizer.is_fast:
-        raise CatalogError(none)
-    if needed:
-        log.info("no tokenizer.json in %s; AutoTokenizer converted %s", path, " and ".join(sorted(needed)))
-    else:
-        log.info("no tokenizer.json in %s; %s needs no vocabulary", path, type(tokenizer).__name__)
+        needed = [name for name in others if name.endswith(".model")]
+        if not needed:
+            raise CatalogError(none)
+    if missing := [name for name in needed if not (path / name).is_file()]:
+        raise CatalogError(f"{none}; without it a {kind} needs {' and '.join(missing)}")
+    how = f"AutoTokenizer converted {' and '.join(needed)}" if needed else f"{kind} needs no vocabulary"
+    log.info("no tokenizer.json in %s; %s", path, how)
     return tokenizer
 
 

@@ -238,7 +238,20 @@ def test_an_adapter_scores_as_peft_does(adapter: Path) -> None:
     with torch.no_grad():
         logits = load(adapter)(input_ids=IDS).logits
     torch.testing.assert_close(logits, unmerged(adapter, 3), rtol=0, atol=1e-5)
-    assert load(adapter, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_merged_model_is_rounded_as_a_saved_one_would_be(adapter: Path, tmp_path: Path) -> None:
+    save(load(adapter), tmp_path / "merged")
+    found, expected = load(adapter, torch.bfloat16), load(tmp_path / "merged", torch.bfloat16)
+    for (name, one), (_, other) in zip(tensors(found), tensors(expected), strict=True):
+        assert one.dtype == other.dtype, name
+        assert torch.equal(one, other), name
+    with torch.no_grad():
+        assert torch.equal(found(input_ids=IDS).logits, expected(input_ids=IDS).logits)
+
+
+def tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 @pytest.mark.parametrize("fields", [{"use_rslora": True}, {"use_dora": True}, {"bias": "all"}, {"fan_in_fan_out": False}])
