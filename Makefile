@@ -64,5 +64,5 @@ $(VENV)/.serve: pyproject.toml constraints.txt
 
 $(VENV)/.all: $(VENV)/.serve
 	@echo "installing what training, load tests and checks need"
-	$(PIP) -e .[train,load,tracing,inspect,explain,dev]
+	$(PIP) -e .[train,load,tracing,inspect,explain,peft,dev]
 	touch $@

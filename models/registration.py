@@ -35,7 +35,7 @@ def register_architectures() -> None:
     """Registers `ARCHITECTURES` and the attention backends "packed" and "sparse"; calling it again changes nothing.
 
     >>> register_architectures()
-    >>> type(AutoConfig.for_model("custom_bert")).__name__
+    >>> type(AutoConfig.for_model("valence_bert")).__name__
     'CustomBertConfig'
     """
     register_packed_attention()

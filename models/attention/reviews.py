@@ -1,4 +1,4 @@
-"""How accurate each attention pattern is on long film reviews, and what its training costs, by a small `custom_bert`.
+"""How accurate each attention pattern is on long film reviews, and what its training costs, by a small `valence_bert`.
 
 Every pattern's model starts from the same random layers and from MiniLM's embeddings, narrowed. It is trained on packs, by the
 code that trains the shipped checkpoints, in a process of its own.

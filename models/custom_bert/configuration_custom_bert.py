@@ -26,7 +26,7 @@ class CustomBertConfig(PreTrainedConfig):
     ValueError: CustomBertConfig has no field 'num_hidden_layer'; did you mean 'num_hidden_layers'?
     """
 
-    model_type = "custom_bert"
+    model_type = "valence_bert"
 
     vocab_size: int = 20000
     hidden_size: int = 384

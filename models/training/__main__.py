@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--cpu", action="store_true", help="train on the CPU though there is a GPU")
     run.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="mixed precision of training")
-    run.add_argument("--gradient-checkpointing", action="store_true", help="less memory for more time; custom_bert only")
+    run.add_argument("--gradient-checkpointing", action="store_true", help="less memory for more time; valence_bert only")
     run.add_argument("--compile", action="store_true", help="torch.compile")
     run.add_argument(
         "--attn-implementation",

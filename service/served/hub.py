@@ -12,7 +12,7 @@ from pathlib import Path
 
 REPOSITORY = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 # Only files at the repository's root: folders below it hold other formats of the same weights.
-FILES, CODE, NOT_THESE = ("*.json", "*.txt", "*.safetensors"), "*.py", "*/*"
+FILES, CODE, NOT_THESE = ("*.json", "*.txt", "*.model", "*.safetensors"), "*.py", "*/*"
 
 
 class HubError(ValueError):

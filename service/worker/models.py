@@ -110,7 +110,7 @@ class LoadedModels:
             torch.set_num_threads(1)  # of this thread: the forwards keep theirs
         with eager_switches():
             engine = load_engine(model, device=self.device, settings=self.settings)
-        if weights_digest(model.path) != model.weights:
+        if weights_digest(*model.folders) != model.weights:
             raise ValueError("its weights changed while they were loaded")
         return engine
 

@@ -69,7 +69,7 @@ class WorkerApi(ls.LitAPI):
     def _load(self, place: int, served: ServedModel, device: str) -> None:
         self.engines[place] = load_engine(served, device=device, settings=self.settings)
         self.names[place] = served.name
-        if weights_digest(served.path) != served.weights:
+        if weights_digest(*served.folders) != served.weights:
             log.warning("%s: the weights in %s have changed since they were first served", served.name, served.path)
 
     def predict(self, request: Any) -> Any:

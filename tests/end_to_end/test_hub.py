@@ -185,10 +185,10 @@ def stranger(hub: HfApi, published: Mapping[str, str], tmp_path_factory: pytest.
     return "acme/stranger"
 
 
-def upload_weights(hub: HfApi, repo: str, weights: bytes) -> None:
+def upload_weights(hub: HfApi, repo: str, weights: bytes, *, name: str = "model.safetensors") -> None:
     """Uploads weights by Git LFS, which the huggingface_hub of this process would replace by another protocol."""
     script = f"import sys; from huggingface_hub import HfApi; HfApi().upload_file(path_or_fileobj=sys.stdin.buffer.read(), \
-path_in_repo='model.safetensors', repo_id={repo!r})"
+path_in_repo={name!r}, repo_id={repo!r})"
     subprocess.run([sys.executable, "-c", script], input=weights, check=True, capture_output=True)
 
 
@@ -239,6 +239,44 @@ def test_a_commit_is_served_from_the_cache_without_a_hub(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch(published["tiny-bert"], with_code=False) == first
     assert fetch(f"acme/tiny-bert@{first.commit}", with_code=False).path == first.path
+
+
+def make_adapter(folder: Path, checkpoint: Path, **fields: object) -> Path:
+    """A folder that peft saved, with weights that change nothing."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(checkpoint, trust_remote_code=False)
+    get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear")).save_pretrained(folder)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    return folder
+
+
+def test_the_base_of_an_adapter_is_fetched_at_one_commit(
+    hub: HfApi, published: Mapping[str, str], checkpoints: Mapping[str, Path], tmp_path: Path
+) -> None:
+    commit = hub.model_info("acme/tiny-bert").sha
+    fields = {"base_model_name_or_path": "acme/tiny-bert", "revision": commit}
+    folder = make_adapter(tmp_path / "adapter", checkpoints["tiny-bert"], **fields)
+    (served,) = load_catalog(Settings(models=(f"a={folder}",)))
+    assert served.base == fetch(f"acme/tiny-bert@{commit}", with_code=False).path
+    assert served.labels == ("negative", "neutral", "positive")
+
+
+def test_an_adapter_of_a_hub_names_no_folder_of_this_machine(
+    hub: HfApi, published: Mapping[str, str], checkpoints: Mapping[str, Path], tmp_path: Path
+) -> None:
+    folder = make_adapter(
+        tmp_path / "adapter", checkpoints["tiny-bert"], base_model_name_or_path=str(checkpoints["tiny-bert"].resolve())
+    )
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    (folder / "adapter_model.safetensors").unlink()
+    hub.create_repo("acme/adapter")
+    hub.upload_folder(repo_id="acme/adapter", folder_path=folder)
+    upload_weights(hub, "acme/adapter", weights, name="adapter_model.safetensors")
+    with pytest.raises(CatalogError, match=r"adapter_config.json: its base_model_name_or_path /\S+ is not there"):
+        load_catalog(Settings(models=("a=acme/adapter",)))
 
 
 @pytest.mark.parametrize(

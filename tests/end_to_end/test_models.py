@@ -74,13 +74,14 @@ def test_a_model_is_added_on_every_process(served: Any, root: Path) -> None:
     answer = put(served, "bert", root / "first", version="2026-11")
     assert answer.status_code == 201, answer.text
     added = answer.json()
-    assert (added["name"], added["version"], added["architecture"], added["state"]) == ("bert", "2026-11", "custom_bert", "ready")
+    found = (added["name"], added["version"], added["architecture"], added["state"])
+    assert found == ("bert", "2026-11", "valence_bert", "ready")
     answers = fresh(served, "POST", "/models/bert/predict", json={"inputs": TEXT})
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.headers["x-model"] for answer in answers} == {"bert"}
     described = {model["name"]: model for model in served.client.get("/info").json()["models"]}["bert"]
     assert (described["version"], described["weights"], len(described["workers"])) == ("2026-11", added["weights"], 2)
-    assert served.metric("valence_model_info", model="bert", architecture="custom_bert") == 1
+    assert served.metric("valence_model_info", model="bert", architecture="valence_bert") == 1
 
 
 def test_a_worker_that_dies_comes_back_with_the_added_model(served: Any, wait: Callable[..., None]) -> None:

@@ -28,7 +28,7 @@ def test_info_tells_models_and_limits(server: Any) -> None:
     info = server.client.get("/info").json()
     assert [model["name"] for model in info["models"]] == ["tiny-bert", "tiny-lstm", "keyword", "failing"]
     bert, _, keyword, _ = info["models"]
-    assert bert["architecture"] == "custom_bert"
+    assert bert["architecture"] == "valence_bert"
     assert bert["id2label"] == {"0": "negative", "1": "neutral", "2": "positive"}
     assert bert["max_length"] == 48
     assert (bert["workers"][0]["dtype"], bert["workers"][0]["device"], bert["workers"][0]["batching"]) == (
@@ -128,7 +128,7 @@ def test_gauges_tell_the_present(server: Any) -> None:
     assert server.metric("valence_requests_in_flight") == 0
     assert server.metric("valence_worker_up") == 1
     assert server.metric("valence_build_info") == 1
-    assert server.metric("valence_model_info", model="tiny-bert", architecture="custom_bert") == 1
+    assert server.metric("valence_model_info", model="tiny-bert", architecture="valence_bert") == 1
 
 
 def test_no_label_holds_what_a_client_sent(server: Any) -> None:

@@ -12,7 +12,7 @@ from models.registration import ARCHITECTURES, register_architectures
 
 def test_table_has_a_row_for_every_folder():
     folders = {path.parent.name for path in Path(models.__file__).parent.glob("*/configuration_*.py")}
-    assert {config.model_type for config, _, _ in ARCHITECTURES} == folders
+    assert {config.__module__.split(".")[1] for config, _, _ in ARCHITECTURES} == folders
 
 
 @pytest.mark.parametrize("row", ARCHITECTURES, ids=lambda row: row[0].model_type)

@@ -221,7 +221,7 @@ class TestConfiguration:
             CustomBertConfig(attention_patern="window")
 
     def test_a_checkpoint_of_before_is_dense(self, tmp_path) -> None:
-        fields = {"model_type": "custom_bert", "num_hidden_layers": 2}
+        fields = {"model_type": "valence_bert", "num_hidden_layers": 2}
         (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
         config = AutoConfig.from_pretrained(tmp_path)
         assert [config.layer_pattern(layer) for layer in range(2)] == [None, None]

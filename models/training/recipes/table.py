@@ -12,8 +12,8 @@ from models.training.trainer import Schedule
 
 BERT = Recipe(
     name="sentiment-bert",
-    architecture="custom_bert",
-    description="A 6-layer, 384-wide BERT (`custom_bert`) that tells negative, neutral and positive texts apart. It starts "
+    architecture="valence_bert",
+    description="A 6-layer, 384-wide BERT (`valence_bert`) that tells negative, neutral and positive texts apart. It starts "
     "from MiniLM-L6's weights (Apache-2.0) with a WordPiece vocabulary of its own, the embeddings carried over.",
     tokenizer_kind="wordpiece",
     vocab_size=20_000,

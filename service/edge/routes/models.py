@@ -14,6 +14,8 @@ from service.edge.http.errors import ServiceError
 from service.edge.routes.fields import STRICT, parsed
 from service.edge.routes.openapi import Operation, Schema
 from service.edge.routes.route import Route, Services
+from service.served.adapter import base_folder, is_adapter, read_adapter
+from service.served.refusal import CatalogError
 from service.settings import Settings
 
 OUTSIDE = "path: must name a checkpoint folder in one of the service's model roots"
@@ -86,15 +88,31 @@ def find_checkpoint(path: str, roots: Sequence[str]) -> Path:
     allowed = [Path(root).expanduser().resolve() for root in roots]
     try:
         folders = [(root / path).resolve() for root in allowed]
-        folder = next((folder for folder in folders if lies_in(folder, allowed) and (folder / "config.json").is_file()), None)
+        folder = next((folder for folder in folders if lies_in(folder, allowed) and _is_checkpoint(folder)), None)
         if folder is None:
             raise errors.validation(OUTSIDE)
-        strays = [file.name for file in folder.iterdir() if not lies_in(file.resolve(), allowed)]
+        held = [folder, _base(folder, allowed)] if is_adapter(folder) else [folder]
+        strays = [file.name for one in held for file in one.iterdir() if not lies_in(file.resolve(), allowed)]
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
         raise errors.validation(OUTSIDE) from None
     if strays:
         raise errors.validation(f"path: {strays[0]} is a link that leads out of the service's model roots")
     return folder
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_adapter(folder)
+
+
+def _base(adapter: Path, allowed: Sequence[Path]) -> Path:
+    """The folder of an adapter's base. ServiceError 422 unless it lies in a root too: a hub is asked at the start only."""
+    try:
+        base = base_folder(read_adapter(adapter))
+    except CatalogError as error:
+        raise errors.validation(str(error).replace(f"{adapter.parent}/", "")) from error
+    if base is None or not lies_in(base, allowed):
+        raise errors.validation("path: the base that this adapter names must be a folder in one of the service's model roots")
+    return base
 
 
 def lies_in(path: Path, roots: Sequence[Path]) -> bool:
@@ -123,7 +141,10 @@ def _described(edge: Services, name: str) -> ModelState:
 
 def _readable(message: str, path: Path, settings: Settings) -> str:
     """The message without the paths of folders: a client need not learn where files lie on this machine."""
-    return message.replace(f"{path.parent}/", "").replace(f"{settings.tokenizers_dir.parent}/", "")
+    known = [path.parent, settings.tokenizers_dir.parent, *(Path(root).expanduser().resolve() for root in settings.model_roots)]
+    for folder in known:
+        message = message.replace(f"{folder}/", "")
+    return message
 
 
 def _check_open(settings: Settings) -> None:

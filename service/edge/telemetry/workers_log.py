@@ -88,7 +88,7 @@ def log_ready(settings: Settings, catalog: Mapping[int, ServedModel], hellos: Se
 
 
 def described(model: dict[str, str]) -> str:
-    """As in `sentiment-bert (custom_bert, float32 on cpu, packed attention, packed batches)`."""
+    """As in `sentiment-bert (valence_bert, float32 on cpu, packed attention, packed batches)`."""
     attention = "no" if model["attention"] == "none" else model["attention"]
     parts = [
         model["architecture"],

@@ -33,7 +33,7 @@ def refusal(*entries: str, **fields: object) -> str:
 
 def test_a_model_is_described_by_its_config(catalog: Mapping[str, ServedModel], checkpoints: Mapping[str, Path]) -> None:
     served = catalog["tiny-bert"]
-    assert served.architecture == "custom_bert"
+    assert served.architecture == "valence_bert"
     assert served.labels == ("negative", "neutral", "positive")
     assert served.max_length == 48
     assert served.tokenizer_path == checkpoints["tiny-bert"].resolve()
