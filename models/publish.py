@@ -90,6 +90,8 @@ def write_folder(checkpoint: Path, folder: Path, *, repo: str, tokenizer: Path |
     loaded.save_pretrained(folder)
     check_stands_alone(folder)
     card(checkpoint, repo=repo, code=any(folder.glob("*.py"))).save(folder / "README.md")
+    for picture in checkpoint.glob("*.png"):  # the card shows it
+        shutil.copy(picture, folder)
     if (checkpoint / RANGES_FILE).is_file() and fingerprint(folder) == fingerprint(checkpoint):
         shutil.copy(checkpoint / RANGES_FILE, folder)
 

@@ -13,6 +13,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "models/README.md", "tokenizers_store/README.md", "load_tests/README.md")]
 DOCUMENTS = [*READMES, *PAGES, *OTHERS]
 MOST_LINES = 200
+FIGURE = re.compile(r"\d[\d.,]*\d|\d|–")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -64,6 +65,12 @@ def test_both_readmes_have_the_same_code_blocks() -> None:
     english, chinese = (FENCE.findall(path.read_text(encoding="utf-8")) for path in READMES)
     assert english
     assert chinese == english
+
+
+def test_both_readmes_have_the_same_figures_in_their_tables() -> None:
+    english, chinese = (re.findall(r"^\|.*\d.*\|$", prose(path), re.MULTILINE) for path in READMES)
+    assert len(english) > 8
+    assert [FIGURE.findall(row) for row in chinese] == [FIGURE.findall(row) for row in english]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)

@@ -15,14 +15,24 @@ from models import register_architectures
 from models.int8 import RANGES_FILE, load_ranges
 from models.loading import CHECKPOINTS, TOKENIZERS
 from models.training import baselines
+from models.training.calibration import Calibration, OutputLayerError, calibrate
 from models.training.card import write_card
 from models.training.data import CACHE_DIR, Example, Splits, load_dataset, load_file
-from models.training.evaluation import Predictor, Scores, evaluate, evaluation_sets, quality_table, variance_table
+from models.training.evaluation import (
+    Predictor,
+    Scores,
+    evaluate,
+    evaluation_files,
+    evaluation_sets,
+    quality_table,
+    variance_table,
+)
 from models.training.inference import load_predictor, predictor
 from models.training.recipes import RECIPES, Recipe
 from models.training.recipes.makers import MAKERS, make_from
-from models.training.recipes.recipe import with_changes
-from models.training.recipes.shipped import card_facts, load_trained, save
+from models.training.recipes.recipe import in_classes_of, with_changes
+from models.training.recipes.shipped import card_facts, load_trained, save, save_again
+from models.training.reliability import draw
 from models.training.trainer import ClassWeights, Runtime
 
 
@@ -34,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for corpus, recipes in chosen_recipes(options.task).items():
             splits = load_splits(options, corpus)
             for recipe in recipes:
-                train(changed(recipe, options), splits, options)
+                make = calibrate_saved if options.calibrate_only else train
+                make(changed(recipe, options), splits, options)
             print(quality(splits, options, corpus))
     except (ValueError, FileNotFoundError) as error:
         print(f"models.training: {error}", file=sys.stderr)
@@ -58,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--no-baselines", action="store_true", help="leave TF-IDF and VADER out of the table")
     run = result.add_argument_group("run")
+    run.add_argument(
+        "--calibrate-only",
+        action="store_true",
+        help="train nothing: fit a temperature for the checkpoint that is there, and write its weights and card again",
+    )
     run.add_argument("--epochs", type=float, help="instead of the recipe's")
     run.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps, for a trial")
     run.add_argument(
@@ -129,8 +145,9 @@ def train(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
     for seed in options.seeds:
         model, tokenizer = train_once(recipe, splits, options, seed=seed)
         if seed == options.seeds[0]:
+            calibration = calibrate_model(recipe, model, tokenizer, splits, options)
             save(recipe, model, tokenizer, splits)
-            write_recipe_card(recipe, splits, options)
+            write_recipe_card(recipe, splits, options, calibration)
             model, tokenizer = load_trained(recipe)
         if len(options.seeds) > 1:
             for name, examples in sets(splits, options, recipe.corpus).items():
@@ -160,14 +177,53 @@ def train_once(
     return maker(recipe, splits, runtime=runtime)
 
 
-def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
-    """The card of the saved checkpoint, with its figures measured anew."""
+def calibrate_saved(recipe: Recipe, splits: Splits, options: argparse.Namespace) -> None:
+    """Makes the scores of the checkpoint that is there mean what they say, and writes its card anew."""
+    model, tokenizer = load_trained(recipe)
+    if calibration := calibrate_model(recipe, model, tokenizer, splits, options):
+        save_again(recipe, model)
+        write_recipe_card(recipe, splits, options, calibration)
+
+
+def calibrate_model(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    splits: Splits,
+    options: argparse.Namespace,
+) -> Calibration | None:
+    """Fits on the dev sets (`--eval-file`), and on the dev split where there are none: its texts are of the kind that was learnt
+    from, and on others a model is right less often and as sure. Says so and returns None where the model can't be calibrated."""
+    files = evaluation_files(options.eval_file, corpus=recipe.corpus)
+    others = {"in-domain dev": splits.dev, "in-domain test": splits.test}
+    fit_on = files or {"in-domain dev": others.pop("in-domain dev")}
+    try:
+        calibration = calibrate(
+            model,
+            tokenizer,
+            fit_on={name: in_classes_of(recipe, examples) for name, examples in fit_on.items()},
+            judge_on={name: in_classes_of(recipe, examples) for name, examples in others.items()},
+        )
+    except OutputLayerError as error:
+        print(f"{recipe.name} keeps the scores that it learnt: {error}", file=sys.stderr, flush=True)
+        return None
+    print(f"{recipe.name}: {calibration}", flush=True)
+    return calibration
+
+
+def write_recipe_card(recipe: Recipe, splits: Splits, options: argparse.Namespace, calibration: Calibration | None) -> None:
+    """The card of the saved checkpoint with its diagram, its figures measured anew."""
     model, _ = load_trained(recipe)
     table = quality_table(
         {recipe.name: load_predictor(CHECKPOINTS / recipe.name, TOKENIZERS / recipe.name)}, sets(splits, options, recipe.corpus)
     )
     command = f"python -m models.training {recipe.name}{shown(options)}"
-    write_card(CHECKPOINTS / recipe.name, facts=card_facts(recipe, splits, model=model, command=command, quality=table))
+    facts = card_facts(
+        recipe, splits, model=model, command=command, quality=table, calibration=str(calibration) if calibration else ""
+    )
+    write_card(CHECKPOINTS / recipe.name, facts=facts)
+    if calibration:
+        draw(CHECKPOINTS / recipe.name, calibration)
 
 
 def shown(options: argparse.Namespace) -> str:

@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from models.training.data import LABELS, Example
-from models.training.evaluation import Predictor
+from models.training.evaluation import Predictions, Predictor
 
 # The authors' own cut on the compound score, which lies in -1..1.
 VADER_COMPOUND = 0.05
@@ -23,8 +23,9 @@ def fit_tfidf(examples: Sequence[Example], *, corpus: str = "english") -> Predic
     pipeline = _tfidf_characters() if corpus == "chinese" else _tfidf_pipeline()
     pipeline.fit([example.text for example in examples], [example.label for example in examples])
 
-    def predict(texts: Sequence[str]) -> list[int]:
-        return [int(label) for label in pipeline.predict(texts)]
+    def predict(texts: Sequence[str]) -> Predictions:
+        probabilities_SC = pipeline.predict_proba(texts)
+        return Predictions(pipeline.classes_[probabilities_SC.argmax(-1)].tolist(), probabilities_SC.max(-1).tolist())
 
     return predict
 
@@ -40,11 +41,11 @@ def held_out_logits(examples: Sequence[Example], groups: Sequence[int], *, corpu
 
 
 def vader() -> Predictor:
-    """The lexicon and rules of Hutto & Gilbert 2014; nothing is fitted."""
+    """The lexicon and rules of Hutto & Gilbert 2014; nothing is fitted, and it has no probabilities."""
     analyzer = SentimentIntensityAnalyzer()
 
-    def predict(texts: Sequence[str]) -> list[int]:
-        return [_label_of_compound(analyzer.polarity_scores(text)["compound"]) for text in texts]
+    def predict(texts: Sequence[str]) -> Predictions:
+        return Predictions([_label_of_compound(analyzer.polarity_scores(text)["compound"]) for text in texts])
 
     return predict
 

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCardData
 
 from models.training.data import AIRLINE, LABELS
 
+DIAGRAM = "reliability.png"  # beside the card
 TAGS = ["text-classification", "sentiment-analysis", "valence"]
 
 
@@ -56,8 +57,8 @@ class CardFacts:
     """What a card states.
 
     `train_sources` counts the texts of each source, `origins` describes sources that ORIGINS lacks, `quality`
-    is a `quality_table`, `history` how the weights came about where it was not by `command` alone, and `license`
-    the Hub's identifier for the weights.
+    is a `quality_table`, `history` how the weights came about where it was not by `command` alone, `calibration` what
+    was done to its scores, beside a diagram, and `license` the Hub's identifier for the weights.
     """
 
     name: str
@@ -70,6 +71,7 @@ class CardFacts:
     train_sources: Mapping[str, int]
     quality: str
     history: str = ""
+    calibration: str = ""
     languages: tuple[str, ...] = ("en",)
     labels: tuple[str, ...] = LABELS
     origins: Mapping[str, Origin] = field(default_factory=dict)
@@ -79,7 +81,9 @@ def write_card(folder: Path, *, facts: CardFacts) -> Path:
     """Writes `folder/README.md`, over an older one. Raises ValueError where no training source is named."""
     if not facts.train_sources:
         raise ValueError(f"the card of {facts.name} names no training source: give `train_sources` as source: texts")
-    sections = [_what_it_is(facts), _use(facts), _data(facts), _making(facts), _figures(facts), _retraining(facts)]
+    sections = [_what_it_is(facts), _use(facts), _data(facts), _making(facts), _figures(facts)]
+    sections += [_calibration(facts)] if facts.calibration else []
+    sections.append(_retraining(facts))
     path = Path(folder) / "README.md"
     path.write_text(_front_matter(facts) + "\n" + "\n".join(sections), encoding="utf-8")
     return path
@@ -160,6 +164,10 @@ def _making(facts: CardFacts) -> str:
 
 def _figures(facts: CardFacts) -> str:
     return f"## Figures\n\nThe number of texts of each set stands in brackets.\n\n{facts.quality.strip()}\n"
+
+
+def _calibration(facts: CardFacts) -> str:
+    return f"## Calibration\n\n{facts.calibration.strip()}\n\n![Accuracy against confidence, before and after]({DIAGRAM})\n"
 
 
 def _retraining(facts: CardFacts) -> str:

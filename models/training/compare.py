@@ -199,7 +199,7 @@ def fit(
             lambda: fine_tune(model, tokenizer, train=splits.train, dev=splits.dev, schedule=schedule, runtime=runtime),
             device=device_of(options),
         )
-    found = predictor(model, tokenizer, max_tokens=schedule.max_tokens)([example.text for example in splits.test])
+    found = predictor(model, tokenizer, max_tokens=schedule.max_tokens)([example.text for example in splits.test]).classes
     labels = [example.label for example in splits.test]
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Fitted(score(labels, found), recalls(labels, found), spent.time_s, learning)

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from models.int8 import prepare_for_inference, quantize
 from models.training.data import LABELS
-from models.training.evaluation import Predictor
+from models.training.evaluation import Predictions, Predictor
 
 
 @torch.inference_mode()
@@ -33,7 +33,8 @@ def predict_logits(
 
 
 def load_predictor(checkpoint: Path, tokenizer: Path, *, int8: bool = False) -> Predictor:
-    """The class of each text, an index in LABELS, by a saved model in float32, or with its linear layers in int8."""
+    """The class of each text, an index in LABELS, with its probability, by a saved model: in float32, or with its linear layers
+    in int8."""
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
     if int8:
         prepare_for_inference(model)
@@ -45,4 +46,9 @@ def predictor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max
     """The class of each text: an index of `LABELS` where the model's labels are some of them, else its own."""
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     classes = torch.tensor([LABELS.index(name) if set(names) <= set(LABELS) else index for index, name in enumerate(names)])
-    return lambda texts: classes[predict_logits(model, tokenizer, texts, max_tokens=max_tokens).argmax(dim=-1)].tolist()
+
+    def predict(texts: Sequence[str]) -> Predictions:
+        sure_S, best_S = predict_logits(model, tokenizer, texts, max_tokens=max_tokens).softmax(dim=-1).max(dim=-1)
+        return Predictions(classes[best_S].tolist(), sure_S.tolist())
+
+    return predict

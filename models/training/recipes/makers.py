@@ -16,6 +16,7 @@ from transformers import (
 
 from models.int8 import prepare_for_inference, quantize
 from models.loading import CHECKPOINTS
+from models.training.calibration import output_layer
 from models.training.data import Splits
 from models.training.inference import predict_logits
 from models.training.recipes.chinese import with_soft_labels
@@ -154,7 +155,8 @@ def finish(
     with torch.no_grad():
         for name, tensor in finished.state_dict().items():
             tensor.lerp_(before[name].to(tensor.device), 1 - recipe.finish_share)
-        finished.classifier.bias += torch.tensor(recipe.class_bias, device=finished.device)
+        if any(recipe.class_bias):
+            output_layer(finished).bias += torch.tensor(recipe.class_bias, device=finished.device)
     return finished
 
 

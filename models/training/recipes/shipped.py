@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from models.int8 import write_ranges
-from models.loading import CHECKPOINTS, TOKENIZERS
+from models.int8 import load_ranges, save_ranges, write_ranges
+from models.loading import CHECKPOINTS, TOKENIZERS, load_classifier
 from models.training.card import CardFacts
 from models.training.data import Splits
 from models.training.recipes.recipe import Recipe
@@ -19,8 +19,8 @@ LANGUAGES = {"english": "en", "chinese": "zh"}
 
 
 def load_trained(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The saved checkpoint and its tokenizer, in float32."""
-    model = AutoModelForSequenceClassification.from_pretrained(CHECKPOINTS / recipe.name, dtype=torch.float32)
+    """The saved checkpoint and its tokenizer, in float32. Raises ValueError where there is none."""
+    model = load_classifier(CHECKPOINTS / recipe.name, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(TOKENIZERS / recipe.name)
 
 
@@ -33,7 +33,17 @@ def save(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     write_ranges(CHECKPOINTS / recipe.name, saved, tokenizer, texts)
 
 
-def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, command: str, quality: str) -> CardFacts:
+def save_again(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Writes a checkpoint of which the output layer alone was changed, in half precision. Its int8 ranges stay: they are of what
+    goes into the layers."""
+    ranges = load_ranges(CHECKPOINTS / recipe.name)
+    model.half().save_pretrained(CHECKPOINTS / recipe.name)
+    save_ranges(CHECKPOINTS / recipe.name, ranges)
+
+
+def card_facts(
+    recipe: Recipe, splits: Splits, *, model: PreTrainedModel, command: str, quality: str, calibration: str = ""
+) -> CardFacts:
     """What the model card of `recipe` says."""
     sources: Mapping[str, int] = Counter(example.source for example in splits.train)
     return CardFacts(
@@ -45,6 +55,7 @@ def card_facts(recipe: Recipe, splits: Splits, *, model: PreTrainedModel, comman
         command=command,
         hyperparameters=asdict(recipe.schedule) | finish_facts(recipe),
         history=recipe.history,
+        calibration=calibration,
         train_sources=sources,
         quality=quality,
         labels=recipe.labels,

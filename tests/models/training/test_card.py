@@ -66,6 +66,13 @@ def test_each_section_stands_once_and_in_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_calibration_stands_behind_the_figures_with_its_diagram(tmp_path: Path) -> None:
+    text = card(tmp_path, facts=replace(FACTS, calibration="Divided by 1.4.\n"))
+    assert text.index("## Figures") < text.index("## Calibration\n\nDivided by 1.4.\n") < text.index("## How to retrain")
+    assert "](reliability.png)" in text
+    assert "Calibration" not in card(tmp_path)
+
+
 def test_each_source_is_listed_with_its_count_and_licence(tmp_path: Path) -> None:
     facts = replace(FACTS, train_sources={**FACTS.train_sources, "ours": 7}, origins={"ours": Origin("a shop", "CC0")})
     text = card(tmp_path, facts=facts)

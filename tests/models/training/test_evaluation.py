@@ -5,7 +5,7 @@ import pytest
 
 from models.training.baselines import fit_tfidf, held_out_logits, vader
 from models.training.data import Example, key
-from models.training.evaluation import PROBES, Scores, evaluation_sets, quality_table, score
+from models.training.evaluation import PROBES, Predictions, Scores, evaluation_sets, quality_table, score
 
 NEGATIVE, NEUTRAL, POSITIVE = range(3)
 
@@ -14,8 +14,12 @@ def examples(*pairs: tuple[str, int]) -> list[Example]:
     return [Example(text, label, "sample") for text, label in pairs]
 
 
-def always_negative(texts: Sequence[str]) -> list[int]:
-    return [NEGATIVE] * len(texts)
+def always_negative(texts: Sequence[str]) -> Predictions:
+    return Predictions([NEGATIVE] * len(texts))
+
+
+def always_sure(texts: Sequence[str]) -> Predictions:
+    return Predictions([NEGATIVE] * len(texts), [0.9] * len(texts))
 
 
 def test_score_agrees_with_a_case_worked_by_hand() -> None:
@@ -37,13 +41,14 @@ def test_score_refuses_what_it_cannot_compare(labels: list[int], predictions: li
         score(labels, predictions)
 
 
-def test_quality_table_has_a_row_for_each_predictor_and_three_figures_for_each_set() -> None:
+def test_quality_table_has_a_row_for_each_predictor_and_four_figures_for_each_set() -> None:
     sets = {"first": examples(("bad", NEGATIVE), ("good", POSITIVE)), "second": examples(("bad", NEGATIVE))}
-    table = quality_table({"pessimist": always_negative}, sets)
+    table = quality_table({"pessimist": always_negative, "sure one": always_sure}, sets)
     assert table.splitlines() == [
-        "| accuracy / macro-F1 / macro-recall, % | first (2) | second (1) |",
+        "| accuracy / macro-F1 / macro-recall / ECE, % | first (2) | second (1) |",
         "| --- | --- | --- |",
-        "| pessimist | 50.0 / 33.3 / 50.0 | 100.0 / 100.0 / 100.0 |",
+        "| pessimist | 50.0 / 33.3 / 50.0 / – | 100.0 / 100.0 / 100.0 / – |",
+        "| sure one | 50.0 / 33.3 / 50.0 / 40.0 | 100.0 / 100.0 / 100.0 / 10.0 |",
     ]
 
 
@@ -67,18 +72,18 @@ def test_probes_are_distinct_and_cover_every_class(corpus: str, labels: Sequence
 
 @pytest.mark.parametrize(("text", "label"), [("I love it!", POSITIVE), ("I hate it.", NEGATIVE), ("It is a table.", NEUTRAL)])
 def test_vader_tells_plain_cases(text: str, label: int) -> None:
-    assert vader()([text]) == [label]
+    assert vader()([text]) == Predictions([label])
 
 
 def test_tfidf_learns_the_words_of_its_examples() -> None:
     train = examples(*[("great film", POSITIVE), ("awful film", NEGATIVE), ("a film", NEUTRAL)] * 5)
-    assert fit_tfidf(train)(["great acting", "awful acting"]) == [POSITIVE, NEGATIVE]
+    assert fit_tfidf(train)(["great acting", "awful acting"]).classes == [POSITIVE, NEGATIVE]
 
 
 def test_chinese_is_told_by_its_characters() -> None:
     words = (("干净", POSITIVE), ("很脏", NEGATIVE))
     train = examples(*[(f"房间{word}第{n}次", label) for word, label in words for n in range(9)])
-    assert fit_tfidf(train, corpus="chinese")(["服务干净", "很脏很脏"]) == [POSITIVE, NEGATIVE]
+    assert fit_tfidf(train, corpus="chinese")(["服务干净", "很脏很脏"]).classes == [POSITIVE, NEGATIVE]
 
 
 def test_held_out_logits_know_nothing_of_a_texts_own_group() -> None:
