@@ -31,9 +31,9 @@ BUSY_SHARE = 0.1
 def make_explainable(engine: Engine, served: ServedModel, settings: Settings) -> None:
     """Gives a loaded engine the model that it explains with.
 
-    A gradient needs float32. So a float32 engine explains with its own weights, any other with a float32 copy of the checkpoint.
-    A model that can't be explained is served all the same."""
-    shares = engine.dtype_name == "float32"
+    A gradient needs float32, and weights that are not in oneDNN's order. An engine that has such weights explains with them, any
+    other with a float32 copy of the checkpoint. A model that can't be explained is served all the same."""
+    shares = engine.dtype_name == "float32" and not engine.fills_up
     model = engine.model if shares else load_model(served, dtype=torch.float32, trust_remote_code=settings.trust_remote_code)
     if not shares and engine.device.type == "cpu":
         own_weights(model)

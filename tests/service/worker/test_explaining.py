@@ -227,3 +227,16 @@ def wide_int8(tmp_path: Any, catalog: Mapping[str, ServedModel], settings_of: Ca
     assert prepare_int8([str(tmp_path / "wide"), "--texts", str(tmp_path / "texts")]) == 0
     (served,) = load_catalog(settings_of(models=(f"wide={tmp_path / 'wide'}",), dtype="int8"))
     return served
+
+
+def test_weights_in_onednns_order_are_explained_by_a_copy(
+    wide_bert: ServedModel, settings_of: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.cpu.linear.gains_from_onednn", lambda _: torch.backends.mkldnn.is_available())
+    settings = settings_of(explain_steps=8)
+    engine = Engine(wide_bert, device="cpu", settings=settings)
+    if not engine.fills_up:
+        pytest.skip("torch was built without oneDNN")
+    make_explainable(engine, wide_bert, settings)
+    assert engine.details["explanations"].startswith("by a float32 copy")
+    assert engine.explained is not None
