@@ -16,6 +16,11 @@ SPREADS, LEAST_DIFFERENCE = (0.2, 0.5, 1.0), 0.1
 # State space models take exponentials of these; their own start is kept.
 KEPT = ("A_log", "dt_", "x_proj", ".D")
 
+NOT_MADE = {
+    "mra": "its attention is a CUDA kernel from the hub, and nothing without it",
+    "tapas": "it takes the rows and columns of a table with each token",
+}
+
 
 @dataclass(frozen=True)
 class Made:
@@ -29,6 +34,8 @@ class Made:
 
 def make(model_type: str, folder: Path, *, seed: int = 0) -> Made:
     """Writes the checkpoint. Raises what transformers raises where the architecture can't be built, or fails on a text."""
+    if model_type in NOT_MADE:
+        raise ValueError(NOT_MADE[model_type])
     tokenizer, kind = tokenizer_for(model_type, max_length=MAX_LENGTH)
     config = tiny_config(model_type, tokenizer)
     torch.manual_seed(seed)

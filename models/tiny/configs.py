@@ -44,7 +44,8 @@ SIZES: dict[int, tuple[str, ...]] = {
         "input_size", "query_pre_attn_scalar",
     ),
     MAX_LENGTH: ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "segment_means_seq_len"),
-    100: ("entity_vocab_size", "pronunciation_vocab_size", "shape_vocab_size"),
+    100: ("entity_vocab_size",),
+    300: ("pronunciation_vocab_size", "shape_vocab_size"),
 }  # fmt: skip
 NESTED = ("text_config", "vision_config", "encoder", "decoder")
 # These count positions from behind the padding token's id, so their tables are longer than what they take.
@@ -52,8 +53,40 @@ COUNT_FROM_PADDING = (
     "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "mra", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "esm", "layoutlmv3",
 )  # fmt: skip
+# Latent attention has as many keys as queries.
+LATENT: dict[str, Any] = {"num_key_value_heads": HEADS, "n_group": 1, "topk_group": 1}
+# Where layers are of several kinds, one of each.
+STATE_THEN_ATTENTION: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]}
 # What the names do not tell.
-EXCEPTIONS: dict[str, dict[str, Any]] = {}
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "axk1": LATENT,
+    "axk2": LATENT,
+    "canine": {"num_hash_buckets": MAX_LENGTH},  # of these there are positions too
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")},
+    },
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "esmc": {"num_key_value_heads": HEADS},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gptj": {"rotary_dim": HEAD_WIDTH},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "layoutlmv3": {"coordinate_size": 4},  # four of these and two of `shape_size` make the width
+    "lilt": {"hidden_size": 48},  # divisible by 6
+    "minicpm3": LATENT,
+    "mistral4": {**LATENT, "head_dim": 16},
+    "mobilebert": {"intra_bottleneck_size": WIDTH},
+    "modernbert-decoder": dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), 0),  # it must have them
+    "nystromformer": {"segment_means_seq_len": HEAD_WIDTH},  # as many as landmarks, as by default
+    "qwen3_5": {"text_config": STATE_THEN_ATTENTION},
+    "qwen3_5_text": STATE_THEN_ATTENTION,
+    "qwen3_next": STATE_THEN_ATTENTION,
+    "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [8, 24]},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},  # two share weights
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"]},
+}
 
 
 def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
@@ -63,7 +96,7 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     if model_type in COUNT_FROM_PADDING:
         fields["max_position_embeddings"] += tokenizer.pad_token_id + 1
     labels = {"id2label": LABELS, "label2id": {label: index for index, label in LABELS.items()}}
-    return kind(**{**fields, **labels, **EXCEPTIONS.get(model_type, {})})
+    return kind(**merged({**fields, **labels}, EXCEPTIONS.get(model_type, {})))
 
 
 def tiny_fields(defaults: Mapping[str, Any], *, vocab_size: int, tokens: Mapping[str, int | None]) -> dict[str, Any]:
@@ -72,12 +105,20 @@ def tiny_fields(defaults: Mapping[str, Any], *, vocab_size: int, tokens: Mapping
     if "vocab_size" in defaults:
         fields["vocab_size"] = vocab_size
     fields.update({name: token for name, token in tokens.items() if name in defaults})
+    if defaults.get("is_encoder_decoder"):
+        fields["decoder_start_token_id"] = tokens["decoder_start_token_id"]
     for name in NESTED:
         if isinstance(defaults.get(name), dict):
             fields[name] = tiny_fields(defaults[name], vocab_size=vocab_size, tokens=tokens)
             if "model_type" in defaults[name]:
                 fields[name]["model_type"] = defaults[name]["model_type"]
     return fields
+
+
+def merged(fields: dict[str, Any], exceptions: Mapping[str, Any]) -> dict[str, Any]:
+    """`exceptions` over `fields`, in nested configurations too."""
+    inner = {name: {**fields[name], **exceptions[name]} for name in NESTED if name in exceptions}
+    return {**fields, **exceptions, **inner}
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:

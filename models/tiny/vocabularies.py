@@ -34,9 +34,13 @@ FIRST_TOKENS = {"RobertaTokenizer": ("<s>", "<pad>", "</s>", "<unk>", "<mask>")}
 NOT_FOR_TEXT = ("LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer", "MarkupLMTokenizer", "TapasTokenizer")
 
 
+# Architectures whose class transformers does not name.
+NOT_NAMED = {"t5gemma2": "GemmaTokenizer", "mistral4": "GPT2Tokenizer"}
+
+
 def tokenizer_for(model_type: str, *, max_length: int) -> tuple[PreTrainedTokenizerBase, str]:
     """A tokenizer, and what it is: the architecture's own class, or the generic kind with the reason in brackets."""
-    name = TOKENIZER_MAPPING_NAMES.get(model_type)
+    name = NOT_NAMED.get(model_type) or TOKENIZER_MAPPING_NAMES.get(model_type)
     reason = ""
     if name in NOT_FOR_TEXT:
         reason = f" (not {name}, which takes more than text)"
