@@ -125,6 +125,7 @@ def compare(folder: Path, dtype: str, import_modules: str) -> Row:
     for name in ("valence", "valence.worker", "valence.catalog", "transformers"):
         getLogger(name).setLevel("CRITICAL")
     disable_progress_bar()
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     settings = Settings.model_validate(
         {"models": (f"{folder.name}={folder}",), "import_modules": import_modules, "device": "cpu", "dtype": dtype}
