@@ -1,7 +1,7 @@
-"""`python -m models.tiny FOLDER`: a tiny checkpoint with random weights of every architecture of text classifiers in transformers.
+"""`python -m models.tiny FOLDER`: a tiny checkpoint of every architecture of text classifiers in transformers.
 
-Each gets a tokenizer of its own class, trained on a few sentences, where that can be built here; else one of a fitting kind.
-Nothing is fetched.
+The weights are random. Each gets a tokenizer of its own class, trained on a few sentences, where that can be built here; else one
+of a fitting kind. Nothing is fetched.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
 def reason(error: Exception) -> str:
     """What was raised, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    said = lines[0] if lines else ""
+    return said if isinstance(error, ValueError | ImportError) else f"{type(error).__name__}: {said}"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from models.tiny.configs import LABELS, MAX_LENGTH, tiny_config
+from models.tiny.configs import MAX_LENGTH, tiny_config
 from models.tiny.vocabularies import SENTENCES, tokenizer_for
 
 ARCHITECTURES = tuple(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
@@ -32,12 +33,16 @@ class Made:
     difference: float
 
 
-def make(model_type: str, folder: Path, *, seed: int = 0) -> Made:
-    """Writes the checkpoint. Raises what transformers raises where the architecture can't be built, or fails on a text."""
+def make(model_type: str, folder: Path, *, seed: int = 0, **fields: Any) -> Made:
+    """Writes the checkpoint, its configuration's `fields` as given.
+
+    The seed fixes the weights. Where the trainer of a tokenizer finds two pieces equally good, it may number them otherwise the
+    next time. Raises what transformers raises where the architecture can't be built, or fails on a text.
+    """
     if model_type in NOT_MADE:
         raise ValueError(NOT_MADE[model_type])
     tokenizer, kind = tokenizer_for(model_type, max_length=MAX_LENGTH)
-    config = tiny_config(model_type, tokenizer)
+    config = tiny_config(model_type, tokenizer, **fields)
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
     tokenizer.save_pretrained(folder)
@@ -76,5 +81,5 @@ def draw(model: PreTrainedModel, deviation: float) -> None:
 def scale_head(model: PreTrainedModel, factor: float) -> None:
     """The last layer is what has a row for each label."""
     for parameter in model.parameters():
-        if parameter.shape[:1] == (len(LABELS),) and parameter.ndim <= 2:
+        if parameter.shape[:1] == (model.config.num_labels,) and parameter.ndim <= 2:
             parameter.mul_(factor)

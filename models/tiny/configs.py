@@ -35,7 +35,8 @@ SIZES: dict[int, tuple[str, ...]] = {
     ),
     INNER: (
         "intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim", "d_ff", "dff", "hidden_dim", "d_inner",
-        "ffn_hidden_size", "feed_forward_size", "moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
+        "ffn_hidden_size", "feed_forward_size", "moe_intermediate_size", "shared_expert_intermediate_size",
+        "expert_ffn_hidden_size",
     ),
     16: (
         "sliding_window", "local_attention", "window_size", "attention_window", "q_lora_rank", "kv_lora_rank", "qk_head_dim",
@@ -64,7 +65,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "canine": {"num_hash_buckets": MAX_LENGTH},  # of these there are positions too
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"],
-        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")},
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
     },
     "deepseek_v2": LATENT,
     "deepseek_v3": LATENT,
@@ -89,19 +93,20 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-    """The configuration of a small classifier of three labels for the tokenizer's ids."""
+def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerBase, **given: Any) -> PreTrainedConfig:
+    """The configuration of a small classifier for the tokenizer's ids; of three labels, unless `num_labels` is given."""
     kind = CONFIG_MAPPING[model_type]
     fields = tiny_fields(kind().to_dict(), vocab_size=len(tokenizer), tokens=token_ids(tokenizer))
     if model_type in COUNT_FROM_PADDING:
         fields["max_position_embeddings"] += tokenizer.pad_token_id + 1
-    labels = {"id2label": LABELS, "label2id": {label: index for index, label in LABELS.items()}}
-    return kind(**merged({**fields, **labels}, EXCEPTIONS.get(model_type, {})))
+    if "num_labels" not in given:
+        fields |= {"id2label": LABELS, "label2id": {label: index for index, label in LABELS.items()}}
+    return kind(**merged(fields, EXCEPTIONS.get(model_type, {})) | given)
 
 
 def tiny_fields(defaults: Mapping[str, Any], *, vocab_size: int, tokens: Mapping[str, int | None]) -> dict[str, Any]:
     """The fields that are other than by default."""
-    fields = {name: size for size, names in SIZES.items() for name in names if name in defaults}
+    fields: dict[str, Any] = {name: size for size, names in SIZES.items() for name in names if name in defaults}
     if "vocab_size" in defaults:
         fields["vocab_size"] = vocab_size
     fields.update({name: token for name, token in tokens.items() if name in defaults})

@@ -1,11 +1,11 @@
-"""`python -m service.measure.fidelity FOLDER ...`: how each checkpoint is served, and how far its logits are from transformers' own.
+"""`python -m service.measure.fidelity FOLDER ...`: how each checkpoint is served, and its logits against transformers' own.
 
 A folder is a checkpoint, or holds checkpoints. Real texts of several lengths are scored alone, in one batch, as pairs, and beyond
 the limit. Each is held against `AutoTokenizer` and the plain model in float32, alone (`service.measure.reference`). Right is
 within 1e-4 in float32, and in half precision within three times the error of transformers itself in that type.
 
-Verdicts: right; refused, in a sentence; wrong, where a difference is larger or a request fails; failed, where the service ends with
-a stack; random, where transformers itself gives a text other logits the second time.
+Verdicts: right; refused, in a sentence; wrong, where a difference is larger or a request fails; failed, where the service ends
+with a stack; random, where transformers itself gives a text other logits the second time.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def compare(folder: Path, dtype: str, import_modules: str) -> Row:
         (served,) = load_catalog(settings)
         row.architecture = served.architecture
         # Before the engine, which makes its attention known to transformers.
-        expected = outcome(partial(Expected, served, DTYPES[dtype]))
+        expected = outcome(partial(Expected, folder, served, DTYPES[dtype]))
         engine = load_engine(served, device="cpu", settings=settings)
     except CatalogError as error:
         row.verdict, row.served = "refused", said(error)
@@ -154,15 +154,15 @@ def compare(folder: Path, dtype: str, import_modules: str) -> Row:
 class Expected:
     """The reference's logits for what is scored in each way. Raises what the reference raises for plain texts."""
 
-    def __init__(self, served: ServedModel, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, served: ServedModel, dtype: torch.dtype) -> None:
         self.served = served
-        reference = Reference(served.path, tokenizer=served.tokenizer_path)
+        reference = Reference(folder, tokenizer=served.tokenizer_path)
         self.logits = {way: outcome(partial(self._of, reference, way)) for way in TEXTS_OF}
         plain = self._of(reference, "batch")
         self.random = difference(plain, self._of(reference, "batch"))
         self.tolerance = TOLERANCE
         if dtype != torch.float32:
-            own = self._of(Reference(served.path, tokenizer=served.tokenizer_path, dtype=dtype), "batch")
+            own = self._of(Reference(folder, tokenizer=served.tokenizer_path, dtype=dtype), "batch")
             self.tolerance = max(TOLERANCE, TIMES_OWN_ERROR * difference(own, plain))
 
     def _of(self, reference: Reference, way: str) -> FloatArray:
@@ -228,9 +228,8 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def plain(rows: Sequence[Row]) -> list[str]:
     """Columns of text."""
-    return [
-        f"{row.name:24} {row.verdict:8} {row.served}" + "".join(f"  {way} {cell}" for way, cell in row.ways.items()) for row in rows
-    ]
+    ways = [", ".join(f"{way} {cell}" for way, cell in row.ways.items()) for row in rows]
+    return [f"{row.name:24} {row.verdict:8} {row.served}  {each}".rstrip() for row, each in zip(rows, ways, strict=True)]
 
 
 if __name__ == "__main__":

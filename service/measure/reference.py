@@ -60,6 +60,6 @@ def scores(logits: FloatArray, config: PreTrainedConfig) -> FloatArray:
     if config.problem_type == "regression":
         return logits
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return 1 / (1 + np.exp(-logits))
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return (1 / (1 + np.exp(-logits))).astype(np.float32)
+    exponentials: FloatArray = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)

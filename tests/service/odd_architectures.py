@@ -229,7 +229,9 @@ class ReaderLstmConfig(PreTrainedConfig):
 
     model_type = "odd_reader_lstm"
 
-    def __init__(self, vocab_size: int = 400, embedding_dim: int = 16, hidden_dim: int = 12, num_classes: int = 3, **kwargs: Any) -> None:
+    def __init__(
+        self, vocab_size: int = 400, embedding_dim: int = 16, hidden_dim: int = 12, num_classes: int = 3, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.vocab_size = vocab_size
         self.embedding_dim = embedding_dim
@@ -245,7 +247,7 @@ class ReaderLstm(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
-        self.lstm = nn.LSTM(config.embedding_dim, config.hidden_dim, num_layers=2, batch_first=True, bidirectional=True, dropout=0.3)
+        self.lstm = nn.LSTM(config.embedding_dim, config.hidden_dim, 2, batch_first=True, bidirectional=True, dropout=0.3)
         self.dropout = nn.Dropout(0.3)
         self.fc = nn.Linear(2 * config.hidden_dim, config.num_classes)
         self.post_init()
@@ -290,7 +292,8 @@ class Random(OddClassifier):
     config_class = RandomConfig
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        return SequenceClassifierOutput(logits=nn.functional.dropout(self.masked_mean(input_ids, attention_mask), 0.3, training=True))
+        logits = self.masked_mean(input_ids, attention_mask)
+        return SequenceClassifierOutput(logits=nn.functional.dropout(logits, 0.3, training=True))
 
 
 CLASSES: dict[str, type[PreTrainedModel]] = {

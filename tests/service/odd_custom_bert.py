@@ -49,9 +49,8 @@ class ReaderBert(PreTrainedModel):
         self.words = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.places = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.types = nn.Embedding(2, config.hidden_size)
-        layer = nn.TransformerEncoderLayer(
-            config.hidden_size, config.num_attention_heads, config.intermediate_size, dropout=0.1, activation="gelu", batch_first=True
-        )
+        sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
+        layer = nn.TransformerEncoderLayer(*sizes, activation="gelu", batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, config.num_hidden_layers, enable_nested_tensor=False)
         self.register_buffer("position_ids", torch.arange(config.max_position_embeddings).unsqueeze(0), persistent=False)
         self.post_init()
