@@ -86,7 +86,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "qwen3_5": {"text_config": STATE_THEN_ATTENTION},
     "qwen3_5_text": STATE_THEN_ATTENTION,
     "qwen3_next": STATE_THEN_ATTENTION,
-    "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [8, 24]},
+    # It fills up its own chunks, so it has a padding token where its tokenizer has none.
+    "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [8, 24], "pad_token_id": 0},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},  # two share weights
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"]},

@@ -13,7 +13,7 @@ import multiprocessing
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -33,7 +33,6 @@ from service.measure.reference import FloatArray, Reference, Text
 from service.served.catalog import CatalogError, ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
 from service.text.encoder import TextEncoder
-from service.worker.models import load_engine
 
 TEXTS = (
     ".",
@@ -50,16 +49,9 @@ TEXTS = (
     "the food was poison",
 )
 PAIRS = ((TEXTS[2], TEXTS[6]), (TEXTS[9], TEXTS[1]), (TEXTS[5], TEXTS[5]), (TEXTS[4], TEXTS[3]))
-LONG = (" ".join(TEXTS) + " ") * 3
 TOLERANCE, TIMES_OWN_ERROR = 1e-4, 3
-TEXTS_OF: Mapping[str, Sequence[Text]] = {
-    "alone": TEXTS,
-    "batch": TEXTS,
-    "pairs": PAIRS,
-    "limit": (LONG, (LONG, TEXTS[3])),
-}
 SHOWN = ("batching", "attention", "dtype", "compiled", "cuda_graphs")
-WAYS = tuple(TEXTS_OF)
+WAYS = ("alone", "batch", "pairs", "limit")
 Result = TypeVar("Result")
 VERDICTS = ("right", "refused", "wrong", "failed", "random")
 
@@ -136,7 +128,8 @@ def compare(folder: Path, dtype: str, import_modules: str) -> Row:
         row.architecture = served.architecture
         # Before the engine, which makes its attention known to transformers.
         expected = outcome(partial(Expected, folder, served, DTYPES[dtype]))
-        engine = load_engine(served, device="cpu", settings=settings)
+        engine = Engine(served, device="cpu", settings=settings)
+        engine.warm_up()
     except CatalogError as error:
         row.verdict, row.served = "refused", said(error)
         return row
@@ -147,42 +140,71 @@ def compare(folder: Path, dtype: str, import_modules: str) -> Row:
     if isinstance(expected, Expected):
         expected.judge(row, engine)
     else:
-        row.verdict, row.served = "wrong", f"{row.served}; transformers itself fails: {expected}"
+        row.verdict, row.served = "wrong", f"{row.served}; nothing to compare with: {expected}"
     return row
 
 
+def texts_of(limit: int) -> dict[str, Sequence[Text]]:
+    """What is scored in each way. The batch mixes lengths, and pairs with others."""
+    words = len(" ".join(TEXTS).split())
+    long = " ".join(TEXTS * (limit // words + 2))
+    return {"alone": TEXTS, "batch": (*TEXTS, *PAIRS), "pairs": PAIRS, "limit": (long, (long, TEXTS[3]))}
+
+
 class Expected:
-    """The reference's logits for what is scored in each way. Raises what the reference raises for plain texts."""
+    """The reference's logits, and what it raises for a text; by way of scoring, a text at a time."""
 
     def __init__(self, folder: Path, served: ServedModel, dtype: torch.dtype) -> None:
+        if served.max_length < 1:
+            raise ValueError(f"the service takes the limit of length to be {served.max_length}")
         self.served = served
+        self.texts = texts_of(served.max_length)
         reference = Reference(folder, tokenizer=served.tokenizer_path)
-        self.logits = {way: outcome(partial(self._of, reference, way)) for way in TEXTS_OF}
-        plain = self._of(reference, "batch")
-        self.random = difference(plain, self._of(reference, "batch"))
+        self.logits = {way: self._of(reference, way) for way in WAYS}
+        self.random = _largest(self._of(reference, "alone"), self.logits["alone"])
         self.tolerance = TOLERANCE
         if dtype != torch.float32:
-            own = self._of(Reference(folder, tokenizer=served.tokenizer_path, dtype=dtype), "batch")
-            self.tolerance = max(TOLERANCE, TIMES_OWN_ERROR * difference(own, plain))
+            own = Reference(folder, tokenizer=served.tokenizer_path, dtype=dtype)
+            self.tolerance = max(TOLERANCE, TIMES_OWN_ERROR * max(_largest(self._of(own, way), self.logits[way]) for way in WAYS))
 
-    def _of(self, reference: Reference, way: str) -> FloatArray:
-        return reference.logits(TEXTS_OF[way], max_length=self.served.max_length)
+    def _of(self, reference: Reference, way: str) -> list[FloatArray | str]:
+        return [outcome(partial(reference.logits, [text], max_length=self.served.max_length)) for text in self.texts[way]]
 
     def judge(self, row: Row, engine: Engine) -> None:
         """Fills in the verdict and the differences."""
         encoder = TextEncoder(load_tokenizer(self.served.tokenizer_path).backend_tokenizer, max_length=self.served.max_length)
-        for way, wanted in self.logits.items():
-            if isinstance(wanted, str):
-                row.ways[way] = f"transformers itself fails: {wanted}" if way == "limit" else "-"
-                continue
-            found = outcome(partial(engine_logits, engine, encoder, TEXTS_OF[way], together=way != "alone"))
-            row.ways[way] = found if isinstance(found, str) else f"{difference(found, wanted):.1e}"
+        for way in WAYS:
+            row.ways[way] = self._cell(way, engine, encoder)
         row.verdict = "right" if all(self._is_right(cell) for cell in row.ways.values()) else "wrong"
         if self.random > self.tolerance:
             row.verdict, row.served = "random", f"{row.served}; transformers differs from itself by {self.random:.1e}"
 
+    def _cell(self, way: str, engine: Engine, encoder: TextEncoder) -> str:
+        """Texts that the reference fails on, or gives no number for, are left out: nothing is known of them but at the limit,
+        where each must have a score."""
+        failed = [one for one in self.logits[way] if isinstance(one, str)]
+        if failed and way == "limit":
+            return f"transformers fails at {self.served.max_length} tokens: {failed[0]}"
+        known = [
+            (text, one)
+            for text, one in zip(self.texts[way], self.logits[way], strict=True)
+            if not isinstance(one, str) and np.isfinite(one).all()
+        ]
+        if not known:
+            return "-"
+        found = outcome(partial(engine_logits, engine, encoder, [text for text, _ in known], together=way == "batch"))
+        return found if isinstance(found, str) else f"{difference(found, np.concatenate([one for _, one in known])):.1e}"
+
     def _is_right(self, cell: str) -> bool:
         return cell == "-" or (cell[0].isdigit() and float(cell) <= self.tolerance)
+
+
+def _largest(found: Sequence[FloatArray | str], wanted: Sequence[FloatArray | str]) -> float:
+    """The largest difference of a logit, of the texts for which both give numbers."""
+    both = [
+        (one, other) for one, other in zip(found, wanted, strict=True) if not isinstance(one, str) and not isinstance(other, str)
+    ]
+    return max((difference(one, other) for one, other in both if np.isfinite(other).all()), default=0.0)
 
 
 def engine_logits(engine: Engine, encoder: TextEncoder, texts: Sequence[Text], *, together: bool) -> FloatArray:
