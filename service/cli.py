@@ -62,6 +62,7 @@ COMMANDS = {
         ModuleCommand("add-tokens", "models.add_tokens", "Give a trained classifier more words."),
         ModuleCommand("int8", "models.int8", "Prepare a checkpoint for int8."),
         ModuleCommand("inspect", "models.inspect", "Show what a checkpoint is made of."),
+        ModuleCommand("tiny", "models.tiny", "Make tiny checkpoints of what transformers has."),
         ModuleCommand("publish", "models.publish", "Put a checkpoint on the Hugging Face Hub."),
     ],
     "Measure": [
@@ -69,6 +70,7 @@ COMMANDS = {
         ModuleCommand("request-path", "service.measure.request_path", "Which files a request passes."),
         ModuleCommand("profile-forward", "service.measure.profile_forward", "Where the forward's time goes."),
         ModuleCommand("cpu-layers", "service.measure.cpu_layers", "What our CPU layers gain over torch's."),
+        ModuleCommand("fidelity", "service.measure.fidelity", "How far scores are from transformers' own."),
         ModuleCommand("long-texts", "service.measure.long_texts", "What windows gain over cutting."),
         ModuleCommand("attention", "models.attention.compare", "What attention patterns cost."),
         ModuleCommand("training", "models.training.compare", "What training aids do."),
