@@ -32,7 +32,6 @@ from service.frames import id_array
 from service.measure.reference import FloatArray, Reference, Text
 from service.served.catalog import CatalogError, ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
-from service.text.encoder import 
 from service.text.encoders import Encoder, encoder_of
 from service.text.proof import proven_form
 
