@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valence.edge")
 NO_ROUTES: ByMethod = {}
+# How often an HTTP process looks whether the service is about to stop.
+DRAIN_CHECK_S = 0.1
 
 
 class Edge:
@@ -78,6 +80,7 @@ class Edge:
             assets=read_assets(),
         )
         self.table = Table()
+        self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,7 +138,7 @@ class Edge:
             body, added = await compression.compressed(body, call.headers[b"accept-encoding"])
             headers += added
         headers.append((b"content-length", b"%d" % len(body)))
-        await respond(call.scope, send, status=response.status, headers=headers, body=body)
+        await respond(call.scope, send, status=response.status, headers=headers, body=body, last=self.is_draining)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """From the start of this HTTP process, after it was forked, until it has answered its last request."""
@@ -145,6 +148,7 @@ class Edge:
         for link in self.links:
             self._tasks.add(loop.create_task(link.keep_connected()))
         self._tasks.add(loop.create_task(self.services.changes.follow()))
+        self._tasks.add(loop.create_task(self._follow_drain()))
         tracer = self._tracer()
         if tracer is not None:
             self.observers.append(tracer.record)
@@ -152,6 +156,13 @@ class Edge:
         self.tally.write()
         if tracer is not None:
             tracer.close()  # nobody waits for this process any more but its supervisor
+
+    async def _follow_drain(self) -> None:
+        """A service that is about to stop lets each connection go with its next answer. Kept until the doors close, one may be
+        closed under a request that is on its way, which behind a balancer of connections no health check prevents."""
+        while not self.services.runtime_dir.draining.exists():
+            await asyncio.sleep(DRAIN_CHECK_S)
+        self.is_draining = True
 
     def _tracer(self) -> "Tracer | None":
         endpoint = self.services.settings.otlp_endpoint

@@ -317,11 +317,21 @@ def test_a_packaged_chart_holds_both_files(
             assert member.read() == (ROOT / "deploy" / source).read_bytes()
 
 
+def adapter_rules() -> str:
+    """Of the Prometheus adapter, as docs/kubernetes.md gives them."""
+    (rules,) = re.findall(r"```yaml\n(rules:.*?)```", (ROOT / "docs/kubernetes.md").read_text(), re.DOTALL)
+    assert all(rule["metricsQuery"] for rule in yaml.safe_load(rules)["rules"])
+    return str(rules)
+
+
 @pytest.mark.parametrize("mode", ["keda", "hpa"])
 def test_an_autoscaler_asks_for_series_that_the_service_exposes(render: Render, mode: str) -> None:
     kind = {"keda": "ScaledObject", "hpa": "HorizontalPodAutoscaler"}[mode]
-    asked = set(re.findall(r"valence_\w+", json.dumps(of_kind(render({"autoscaling": {"mode": mode}}), kind))))
+    scaler = json.dumps(of_kind(render({"autoscaling": {"mode": mode}}), kind))
+    rules = scaler if mode == "keda" else adapter_rules()
+    asked = set(re.findall(r"valence_(?!load)\w+", rules))
     assert asked == {"valence_requests_in_flight", "valence_queue_texts"}
+    assert set(re.findall(r"valence_load\w+", scaler)) == set(re.findall(r"valence_load\w+", rules))
     assert all(f'"{name}"' in (ROOT / "service/metrics.py").read_text() for name in asked)
 
 

@@ -151,9 +151,11 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
 
-async def respond(scope: Scope, send: Send, *, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-    """Sends a whole answer. No header is looked at: what one repeats of a client's has passed the parser, which refuses control
-    characters."""
+async def respond(
+    scope: Scope, send: Send, *, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, last: bool = False
+) -> None:
+    """Sends a whole answer; the connection ends with it where it is the `last`. No header is looked at: what one repeats of a
+    client's has passed the parser, which refuses control characters."""
     cycle: RequestResponseCycle | None = scope.get(CYCLE)
     if cycle is None:  # not our connection
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -163,6 +165,7 @@ async def respond(scope: Scope, send: Send, *, status: int, headers: Sequence[tu
         await cycle.flow.drain()
     if cycle.disconnected:
         return
+    cycle.keep_alive = cycle.keep_alive and not last
     parts = [STATUS_LINE[status]]
     for header in (*cycle.default_headers, *headers):
         parts.append(b"%b: %b\r\n" % header)
