@@ -64,8 +64,8 @@ def measured(record: Path, server: str) -> Pod:
 @dataclass(frozen=True)
 class Autoscaler:
     """An HPA. `on`: `in flight` (requests of a pod), `log` (log2(1 + requests) of each pod, the target in requests too), both
-    summed over the pods as KEDA hands them on, or `cpu` (a share of 1, averaged over ready pods). `window_s`: what the metric is an
-    average over, `delay_s`: how old it is when the autoscaler sees it."""
+    summed over the pods as KEDA hands them on, or `cpu` (a share of 1, averaged over ready pods). `window_s`: what the metric is
+    an average over, `delay_s`: how old it is when the autoscaler sees it."""
 
     on: str
     target: float

@@ -52,20 +52,20 @@ MATRIX: dict[str, dict[str, Any]] = {
                           "modelClaim": {"name": "models", "subPath": "v2"}},
     "models of a hub": {
         "models": [HUB_MODEL, {"name": "other", "path": "/checkpoints/other"}, {**HUB_MODEL, "name": "again"}],
-        "hub": {"endpoint": "https://hub.example.org", "token": {"secret": "hub"}},
+        "hub": {"endpoint": "https://hub.example.org", "token": {"secret": "hub"}},  # pragma: allowlist secret
         "networkPolicy": {"egress": [{"ports": [{"port": 4318}]}]},
     },
     "modules in a ConfigMap": {"modules": {"import": ["mine"], "files": {"mine.py": "x = {{ 1 }}\n", "more.py": "y = 2\n"}}},
     "modules of a ConfigMap": {"modules": {"import": ["mine"], "configMap": "architectures"}},
     "modules of a claim": {"modules": {"import": ["mine", "pack.age"], "claim": "architectures"}},
     "modules of the image": {"modules": {"import": ["mine"]}, "image": {"digest": "sha256:" + "a" * 64}},
-    "keys": {"keys": {"api": {"secret": "a"}, "admin": {"secret": "b", "key": "c"}, "file": {"secret": "d"}}},
+    "keys": {"keys": {name: {"secret": f"of-{name}"} for name in ("api", "admin", "file")}},
     "KEDA": {"autoscaling": {"mode": "keda", "keda": {"authentication": "prometheus"}}},
     "HPA": {"autoscaling": {"mode": "hpa", "minReplicas": 1}},
     "monitoring": {"monitoring": {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboard")}},
     "Ingress": {"ingress": {"enabled": True, "className": "nginx", "hosts": ["a.example.org", "b.example.org"],
                             "path": "/valence(/|$)(.*)", "pathType": "ImplementationSpecific",
-                            "tls": [{"secretName": "tls", "hosts": ["a.example.org"]}]}},
+                            "tls": [{"secretName": "tls", "hosts": ["a.example.org"]}]}},  # pragma: allowlist secret
     "Ingress without a host": {"ingress": {"enabled": True}},
     "HTTPRoute": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "prefix": "/valence",
                                 "hostnames": ["a.example.org"]}},
@@ -267,9 +267,10 @@ def test_without_values_the_service_keeps_its_defaults(render: Render) -> None:
 def test_keys_come_from_secrets(render: Render) -> None:
     manifests = render(MATRIX["keys"])
     found = environment(manifests)
-    assert (found["VALENCE_API_KEY"], found["VALENCE_ADMIN_KEY"]) == (("a", "api-key"), ("b", "c"))
+    assert (found["VALENCE_API_KEY"], found["VALENCE_ADMIN_KEY"]) == (("of-api", "api-key"), ("of-admin", "admin-key"))
     assert found["VALENCE_API_KEYS_FILE"] == "/keys/keys"
-    assert {"name": "keys", "secret": {"secretName": "d", "defaultMode": 0o440}} in pod(manifests)["volumes"]
+    (volume,) = [volume["secret"] for volume in pod(manifests)["volumes"] if volume["name"] == "keys"]
+    assert (volume["secretName"], volume["defaultMode"]) == ("of-file", 0o440)
 
 
 def test_the_image_is_that_of_the_dockerfile(render: Render) -> None:

@@ -181,6 +181,17 @@ def balancing(folder: Path, *, mode: str, port: int) -> Iterator[Balancer]:
         balancer.process.wait(SAFETY_S)
 
 
+def test_a_service_that_drains_lets_each_connection_go_with_an_answer(
+    server_of: Callable[..., Any], versions: Mapping[str, Path], wait: Callable[..., None]
+) -> None:
+    server = server_of({"tiny": versions["v1"]}, "--drain-s", "5")
+    assert "connection" not in server.predict(TEXT).headers
+    server.process.send_signal(signal.SIGTERM)
+    wait(lambda: server.predict(TEXT).headers.get("connection") == "close", timeout_s=4, alive=server)
+    assert server.predict(TEXT).status_code == 200  # on a new connection
+    server.assert_stopped_cleanly()
+
+
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed (Debian: haproxy)")
 @pytest.mark.fault(
     "a rolling update to another version of the model, and a replica killed", "no request lost but in the killed one"
