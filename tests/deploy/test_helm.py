@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -341,6 +342,41 @@ def test_keda_takes_no_answer_for_an_error(render: Render) -> None:
     assert {trigger["metadata"]["ignoreNullValues"] for trigger in scaled["triggers"]} == {"false"}
     assert {trigger["metricType"] for trigger in scaled["triggers"]} == {"AverageValue"}  # a fallback needs it
     assert scaled["fallback"]["replicas"] == scaled["maxReplicaCount"]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
+def test_a_query_answers_with_the_number_of_pods(render: Render, tmp_path: Path) -> None:
+    """By Prometheus itself: two pods, each at its target, are two; without a queue there is none; without pods no answer. The
+    adapter's rules answer 1 for each of them."""
+    triggers = of_kind(render(MATRIX["KEDA"]), "ScaledObject")["spec"]["triggers"]
+    in_flight, queue_texts = (trigger["metadata"]["query"] for trigger in triggers)
+    labels = '{namespace="texts", service="shop-valence", pod="%s"}'
+    load = [{"series": "valence_requests_in_flight" + labels % pod, "values": "8x20"} for pod in "ab"]
+    queue = [{"series": "valence_queue_texts" + labels % pod, "values": "32x20"} for pod in "ab"]
+    nobody: list[dict[str, str]] = []
+    cases = [(in_flight, load, {"{}": 2}), (queue_texts, load + queue, {"{}": 2}), (queue_texts, load, {"{}": 0}),
+             (in_flight, queue, {}), (queue_texts, nobody, {})]  # fmt: skip
+    for rule in yaml.safe_load(adapter_rules())["rules"]:
+        query = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
+        query = query.replace("<<.LabelMatchers>>", 'namespace="texts"').replace("<<.GroupBy>>", "pod")
+        cases.append((query, load + queue, {'{pod="a"}': 1, '{pod="b"}': 1}))
+    tests = [
+        {
+            "interval": "15s",
+            "input_series": given,
+            "promql_expr_test": [
+                {
+                    "expr": query,
+                    "eval_time": "2m",
+                    "exp_samples": [{"labels": of, "value": value} for of, value in answer.items()],
+                }
+            ],
+        }
+        for query, given, answer in cases
+    ]
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [], "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_service_may_connect_nowhere_but_to_the_hub(render: Render) -> None:

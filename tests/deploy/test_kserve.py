@@ -59,4 +59,6 @@ def test_the_runtime_is_fitted_as_the_chart_is() -> None:
     assert float(environment["VALENCE_DRAIN_S"]) + float(environment["VALENCE_SHUTDOWN_GRACE_S"]) < 30
     (metric,) = SERVICE["spec"]["predictor"]["autoScaling"]["metrics"]
     assert metric["external"]["target"]["value"] == "1"
-    assert metric["external"]["metric"]["query"].endswith(f"/ log2(1 + {VALUES['autoscaling']['targetInFlight']})")
+    assert metric["external"]["metric"]["query"].endswith(
+        f"/ scalar(log2(vector(1 + {VALUES['autoscaling']['targetInFlight']})))"
+    )
