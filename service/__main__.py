@@ -12,7 +12,9 @@ log = logging.getLogger("valence")
 
 
 def main() -> int:
-    """0 after an orderly stop; 1 when no worker started; 2 when a setting, a model or a key is wrong, said in one sentence."""
+    """Runs the service until it stops, and gives the exit status.
+
+    0: an orderly stop. 1: no worker started. 2: a setting, a model or a key is wrong; one sentence of the log says which."""
     runtime_dir = RuntimeDir.create()
     _end_on_signals(runtime_dir)
     try:
@@ -22,10 +24,11 @@ def main() -> int:
 
 
 def _end_on_signals(runtime_dir: RuntimeDir) -> None:
-    """Until the server has handlers of its own, SIGTERM and Ctrl-C end this process at once, which is all that there is to stop.
+    """Makes SIGTERM and Ctrl-C end this process at once, until the server has handlers of its own.
 
-    As process 1 of a container it has no default action: during the seconds of the imports a stop would be lost, and the
-    container killed when its time was up. An exception would not do, since a callback of the import system may swallow it."""
+    There is no other process to stop yet. Process 1 of a container has no default action for a signal: without these handlers a
+    stop during the seconds of the imports would be lost, and the container killed at the end of its grace time. The handler
+    raises no exception, since a callback of the import system may swallow it."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         runtime_dir.remove()
@@ -36,14 +39,15 @@ def _end_on_signals(runtime_dir: RuntimeDir) -> None:
 
 
 def _run(runtime_dir: RuntimeDir) -> int:
-    # Read at import: the metrics' directory by prometheus_client, the other before the tokenizers are forked.
+    # prometheus_client reads the first when it is imported; tokenizers must find the second before its processes are forked.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime_dir.path)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Read by the workers' torch. oneDNN keeps 1,024 compiled operators, one for each number of rows it meets, which grew a worker
-    # by 200 MB; 512 hold all sizes that packs of a BERT and two LSTMs are filled up to. With 8, a lone text waits for its
-    # operators to be compiled: 5.6 ms instead of 3.3 by `sentiment-lstm`, 13 instead of 8 by `sentiment-bert` in bfloat16.
+    # Read by the workers' torch. oneDNN compiles an operator for each number of rows that it meets. By default it keeps 1,024 of
+    # them, which grew a worker by 200 MB. 512 hold all sizes that the packs of a BERT and two LSTMs are filled up to. With only
+    # 8, a lone text waited for its operators to be compiled: 3.3 -> 5.6 ms by `sentiment-lstm`, 8 -> 13 ms by `sentiment-bert`
+    # in bfloat16.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-    # Imported here, behind the handlers; and so that `--help` need not wait for torch.
+    # Imported only here: the signal handlers are set by now, and `--help` does not wait for torch.
     from pydantic import ValidationError
     from pydantic_settings import CliApp
 

@@ -18,8 +18,9 @@ ATTRIBUTION_TYPE = np.dtype("<f8")
 
 
 class Job(msgspec.Struct, tag=0, array_like=True, gc=False):
-    """The texts of one request for the model at a place. Times are `time.monotonic()` seconds, which all processes of a host
-    share. `id`: set by the link that sends it."""
+    """The texts of one request, one after another, for the model at a place (see `service.served.roster`).
+
+    Times are `time.monotonic()` seconds, which all processes of a host share. `id` is set by the link that sends the job."""
 
     id: int
     model: int
@@ -31,13 +32,16 @@ class Job(msgspec.Struct, tag=0, array_like=True, gc=False):
 
 
 class Cancel(msgspec.Struct, tag=1, array_like=True, gc=False):
-    """The client of job `id` has gone or was told that time is up: do not compute what is left of it."""
+    """Job `id` need not be computed any more: its client has gone, or was told that its time is up."""
 
     id: int
 
 
 class Answer(msgspec.Struct, tag=2, array_like=True, gc=False):
-    """Logits of some texts of a job, (texts, labels) float32; `failed`: those the model raised on."""
+    """The logits of some texts of a job.
+
+    `texts`: their indices in the job. `logits`: (texts, labels) float32. `failed`: the indices of texts that the model raised
+    on."""
 
     id: int
     texts: list[int]
@@ -47,16 +51,27 @@ class Answer(msgspec.Struct, tag=2, array_like=True, gc=False):
     inference_s: float
 
 
+class Facts(msgspec.Struct, array_like=True, gc=False):
+    """What a worker found out about a model. `max_length`: tokens of the longest text that it takes; `labels`: one a logit."""
+
+    max_length: int
+    labels: list[str]
+
+
 class Hello(msgspec.Struct, tag=3, array_like=True, gc=False):
-    """A worker's first message, and again when its models change: each has answered a real forward. `details` by place."""
+    """A worker's first message, sent again when its models change.
+
+    `details`: by place, what the model there runs on; `facts`: what was found out about it. Every model has answered a real
+    forward."""
 
     pid: int
     device: str
     details: dict[int, dict[str, str]]
+    facts: dict[int, Facts] = {}
 
 
 class Explain(msgspec.Struct, tag=4, array_like=True, gc=False):
-    """Explain one text: what each token gives to a label's logit, compared to `baseline_ids`. `target` None: the best label."""
+    """Asks what each token of one text gives to a label's logit, compared to `baseline_ids`. `target` None: the best label."""
 
     id: int
     model: int
@@ -68,8 +83,10 @@ class Explain(msgspec.Struct, tag=4, array_like=True, gc=False):
 
 
 class Explained(msgspec.Struct, tag=5, array_like=True, gc=False):
-    """What came of an `Explain`: see `models.inspect.attribution.Attributions`; `attributions` (tokens) float64. Nothing but the
-    times where it `failed` on the text, or explaining this architecture is not `possible`."""
+    """The answer to an `Explain`, with the fields of `models.inspect.attribution.Attributions`.
+
+    `attributions`: (tokens) float64. `failed`: the model raised on the text. `possible` False: this architecture can't be
+    explained. In both cases the fields of the result are empty."""
 
     id: int
     target: int = 0
@@ -86,21 +103,22 @@ class Explained(msgspec.Struct, tag=5, array_like=True, gc=False):
 
 
 class Keep(msgspec.Struct, tag=10, array_like=True, gc=False):
-    """An HTTP process's first message, and again when it changes: the places that it sends jobs to, or is about to. A worker
-    keeps a model as long as any connection names its place."""
+    """An HTTP process's first message, sent again when it changes: the places that the process sends jobs to, or is about to.
+
+    A worker keeps a model as long as any connection names its place."""
 
     places: list[int]
 
 
 class Load(msgspec.Struct, tag=11, array_like=True, gc=False):
-    """Load a model (a `ServedModel` as JSON) to serve at a place."""
+    """Asks a worker to load a model (a `ServedModel` as JSON) and to serve it at a place."""
 
     place: int
     model: bytes
 
 
 class Loaded(msgspec.Struct, tag=12, array_like=True, gc=False):
-    """What came of a `Load`: the worker has said so in a `Hello`, or `failure` says in a sentence why not."""
+    """The answer to a `Load`. `failure`: one sentence, why the model was not loaded; empty if a `Hello` has named it."""
 
     place: int
     failure: str = ""
@@ -112,7 +130,7 @@ _decoder = msgspec.msgpack.Decoder(list[Message])
 
 
 def encode(messages: Sequence[Message]) -> bytes:
-    """One frame."""
+    """One frame of all `messages`."""
     body = _encoder.encode(messages)
     return LENGTH.pack(len(body)) + body
 

@@ -17,14 +17,14 @@ from transformers.utils.logging import disable_progress_bar
 
 LogFormat = Literal["auto", "json", "text"]
 TEXT_FORMAT = "%(asctime)s %(levelname)-7s %(name)s [%(process)d] %(message)s"
-# What every record has; anything else was handed over in `extra`. The last is uvicorn's message again, for terminals.
+# The fields of every record; any other was passed in `extra`. `color_message` is uvicorn's message again, in colours.
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 REPEAT_AFTER_S = 10.0
 REMEMBERED_LINES = 1000
 
 
 def configure_logging(level: str, log_format: LogFormat) -> None:
-    """Sets the format and our level, silences libraries below a warning, and has what nothing caught logged as well."""
+    """Sets the format and our level, keeps libraries to warnings and errors, and has uncaught exceptions logged."""
     handler = logging.StreamHandler()
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler.setFormatter(TextLine(TEXT_FORMAT) if as_text else JsonLine())
@@ -39,11 +39,11 @@ def configure_logging(level: str, log_format: LogFormat) -> None:
     logging.captureWarnings(True)
     sys.excepthook = log_uncaught
     threading.excepthook = lambda failure: log_uncaught(failure.exc_type, failure.exc_value, failure.exc_traceback)
-    disable_progress_bar()  # the bar of a load would be a line of its own in the log
+    disable_progress_bar()  # the bar of a load would be lines of another format
 
 
 def log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """What Python would print of an exception that ends a process or a thread, as a line of the log."""
+    """Logs an exception that ends a process or a thread, where Python would print it."""
     if not issubclass(kind, KeyboardInterrupt | SystemExit):
         logging.getLogger("valence").critical(
             "uncaught %s in %s", kind.__name__, threading.current_thread().name, exc_info=(kind, error or kind(), trace)
@@ -51,7 +51,7 @@ def log_uncaught(kind: type[BaseException], error: BaseException | None, trace: 
 
 
 class JsonLine(logging.Formatter):
-    """A record as one line of JSON, what was handed over in `extra` beside the message."""
+    """A record as one line of JSON. What was passed in `extra` stands beside the message."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -68,7 +68,7 @@ class JsonLine(logging.Formatter):
 
 
 class TextLine(logging.Formatter):
-    """A record for people. Of `extra` the plain values follow the message; strings are quoted, so that none can end the line."""
+    """A record for people. Plain values of `extra` follow the message; strings are quoted, so that none can break the line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         plain = {name: value for name, value in extras(record).items() if isinstance(value, str | int | float)}
@@ -76,13 +76,15 @@ class TextLine(logging.Formatter):
 
 
 def extras(record: logging.LogRecord) -> Mapping[str, Any]:
-    """What was handed over in `extra`."""
+    """What was passed in `extra`."""
     return {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}
 
 
 class RepeatFilter(logging.Filter):
-    """Keeps a fault from flooding the log: a warning that was written less than `REPEAT_AFTER_S` ago is left out, and the next of
-    its kind says in `left_out` how many were. The metrics count them all."""
+    """Keeps a fault from flooding the log.
+
+    A warning is left out if the same one was written less than `REPEAT_AFTER_S` ago. The next one that is written says in
+    `left_out` how many were left out. The metrics count all of them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Prometheus metrics, aggregated over all processes through files in `PROMETHEUS_MULTIPROC_DIR`.
 
-`service.__main__` sets that variable before anything imports this module. Children are bound once: an observation of a bound
-child costs 3 us in this mode, and looking the child up 2 us more. No label ever holds what a client sent.
+`service.__main__` sets that variable before anything imports this module. A metric is bound to its labels once: an observation
+costs 3 us in this mode, and looking the labels up 2 us more. No label ever holds what a client sent.
 """
 
 import os
@@ -50,7 +50,7 @@ MODEL_INFO = Gauge("valence_model_info", "Served models.", ["model", "architectu
 
 
 def exposition() -> bytes:
-    """The text format, over all processes."""
+    """The metrics of all processes in Prometheus' text format."""
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)
     return generate_latest(registry)
@@ -58,20 +58,22 @@ def exposition() -> bytes:
 
 def process_died(pid: int | None) -> None:
     """Drops the gauges of a process that is gone; its counts stay."""
-    with suppress(FileNotFoundError):  # every HTTP process sees a worker go, and another was first
+    with suppress(FileNotFoundError):  # every HTTP process sees a worker die; another one was first
         multiprocess.mark_process_dead(pid)
 
 
 def worker_started(device: str, *, restarted: bool) -> None:
-    """Called by a worker once it is set up."""
+    """Counts a worker's start if it follows a death. The worker calls it once it is set up."""
     counter = WORKER_RESTARTS.labels(device)
     if restarted:
         counter.inc()
 
 
 def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
-    """`observe` for each amount, at the cost of a few: it writes each bucket once. The library offers no such call, so this one
-    reaches into a bound child of it; a test holds the two against each other."""
+    """The same as `observe` for each amount, but each bucket is written only once.
+
+    prometheus_client offers no such call, so this one uses private attributes of a histogram that is bound to its labels. A test
+    holds it against `observe`."""
     bounds = histogram._upper_bounds
     counts = np.bincount(np.searchsorted(bounds, amounts), minlength=len(bounds))
     for place in np.flatnonzero(counts):
@@ -90,7 +92,7 @@ def describe(version: str, models: Sequence[tuple[str, str]]) -> None:
 
 
 def model_info(model: str, architecture: str, *, served: bool) -> None:
-    """Whether a model is served; the latest word of any process counts."""
+    """Sets whether a model is served. The value that any process set last counts."""
     MODEL_INFO.labels(model, architecture).set(served)
 
 

@@ -1,4 +1,4 @@
-"""What the kernel is told of a process: its name, and to end it with its parent. Linux only; elsewhere nothing happens."""
+"""Tells the kernel a process's name, and to end a process with its parent. On Linux only; elsewhere nothing happens."""
 
 import ctypes
 import signal
@@ -10,13 +10,16 @@ PR_SET_NAME = 15
 
 
 def end_with_parent() -> None:
-    """Has the kernel kill this process once its parent is gone, so that nothing keeps a port or a GPU when the main process is
-    killed outright and can't stop its children."""
+    """Has the kernel kill this process once its parent is gone.
+
+    A main process that is killed outright can't stop its children: without this they would keep the port and the GPU."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def name_process(name: str) -> None:
-    """What `top` and `pgrep` show for the calling thread, and for its process if that is its first; at most 15 characters."""
+    """Sets what `top` and `pgrep` show for the calling thread, and for its process if it is the first thread.
+
+    At most 15 characters."""
     _prctl(PR_SET_NAME, name.encode())
 
 

@@ -1,4 +1,4 @@
-"""The folder of one running service: what its processes leave for each other, and nothing that outlives it."""
+"""The folder of one running service: files that its processes leave for each other. It is removed when the service ends."""
 
 import fcntl
 import os
@@ -12,16 +12,17 @@ LOCK = "alive"
 
 
 class RuntimeDir:
-    """Where each file lies. Prometheus' files of all processes lie beside them."""
+    """Names each file of the folder. prometheus_client keeps the files of all processes there too."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.roster = path / "models.json"
         self.followers = path / "followers"
-        self.draining = path / "draining"  # there while the service is about to stop
+        self.encoders = path / "encoders"  # how each model's texts are encoded, by its place
+        self.draining = path / "draining"  # exists while the service is about to stop
         self.refusal = path / "refused"  # why a worker could not load a model: one sentence
         self.busy_cores = path / "busy"
-        self.speaker = path / "speaker"  # locked by the HTTP process that says what all of them see
+        self.speaker = path / "speaker"  # locked by the HTTP process that logs for all
 
     def socket(self, worker: int) -> Path:
         """The Unix socket that a worker listens on."""
@@ -29,12 +30,14 @@ class RuntimeDir:
 
     @classmethod
     def create(cls) -> "RuntimeDir":
-        """A new one, in use as long as this process or one forked from it lives. Removes those of services that were killed."""
+        """Makes a new folder, and removes those of services that were killed.
+
+        The folder counts as in use as long as this process, or one forked from it, lives."""
         remove_abandoned(Path(tempfile.gettempdir()))
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
         new = path / f"{LOCK}.new"
         fcntl.flock(os.open(new, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)  # held until the process ends
-        new.rename(path / LOCK)  # only now: whoever finds it unlocked removes the folder
+        new.rename(path / LOCK)  # only once it is locked: a start removes folders with a free lock
         return cls(path)
 
     def remove(self) -> None:
@@ -42,7 +45,7 @@ class RuntimeDir:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the folders of services that are gone: nobody holds their lock. Those of other users stay."""
+    """Removes the folders whose lock nobody holds: their services are gone. Folders of other users stay."""
     for lock in parent.glob(f"{PREFIX}*/{LOCK}"):
         with suppress(OSError), lock.open("r+b") as opened:
             if locked(opened.fileno()):
@@ -50,7 +53,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def locked(descriptor: int) -> bool:
-    """Whether we hold the lock of an open file now; it ends when the file is closed."""
+    """Takes the lock of an open file unless another process has it, and says whether it is ours. Closing the file ends it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

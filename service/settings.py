@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 CHECKPOINTS = Path(__file__).parent.parent / "models" / "checkpoints"
-# What monitors ask for, and the documentation.
+# The routes of monitors and of the documentation.
 OPEN_ROUTES = ("/health", "/ready", "/metrics", "/v2/health", "/docs", "/openapi.json")
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     )
     payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
     auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
+    special_tokens_in_texts: Literal["split", "keep"] = Field(
+        default="split", description="A text that spells a control token, as [SEP]: read it as text, or keep it as the token."
+    )
     explain_steps: int = Field(
         default=0, ge=0, le=4096, description="Gradients that one `POST /explain` may compute; 0: the route is closed."
     )
@@ -115,20 +118,20 @@ class Settings(BaseSettings):
 
     def accelerator(self) -> str:
         """`cpu` or `cuda`: the device asked for, or what is there."""
-        import torch  # takes seconds, which `--help` need not
+        import torch  # takes seconds, and `--help` comes without it
 
         return self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
     def http_process_count(self, device: str) -> int:
-        """How many HTTP processes to fork: beside a CPU forward they share its cores, beside a GPU the cores are theirs."""
+        """How many HTTP processes to fork. On CPU they share the cores with the workers; beside a GPU the cores are theirs."""
         return self.http_processes or max(1, cores() // 4 if device == "cpu" else cores() - 3)
 
     def worker_count(self, device: str) -> int:
-        """Workers of one device. On CPU several narrow ones: two of 1 thread did 13% more than one of 2 on two cores."""
+        """Workers of one device. On two cores, two CPU workers of 1 thread did 13% more than one worker of 2 threads."""
         return self.workers_per_device or (min(cores(), 4) if device == "cpu" else 1)
 
     def thread_count(self) -> int:
-        """Threads of one CPU worker among busy ones."""
+        """Threads of a CPU worker while the others are busy."""
         return self.threads or max(1, cores() // self.worker_count("cpu"))
 
     def lone_thread_count(self) -> int:

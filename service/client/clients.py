@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the same methods, one at a time and to await."""
+"""`Client` and `AsyncClient`: the same methods, to call and to await."""
 
 import asyncio
 import time
@@ -14,14 +14,15 @@ from service.client.failures import TimedOut, Unavailable, Unreachable, ValenceE
 from service.client.messages import Info, Options, Scores, Text, Texts, info_of, predict_body, scores_of
 from service.client.retries import Attempts, Retries
 
-# The service closes a connection after 5 idle seconds; one that is about to be closed is not used again.
+# A connection that was idle for 4 s is not used again: the other side may be about to close it. The service itself does so after
+# its `--keep-alive-s`, a proxy before it perhaps sooner.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
 RETRIES = Retries()
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The texts of one request: those of the caller's list from `start` on, which has `total`."""
+    """The texts of one request: a part of the caller's list, from index `start` on. `total`: how many texts the list has."""
 
     start: int
     texts: Sequence[Text]
@@ -29,7 +30,7 @@ class Part:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Adds to an error which texts of a longer list it is about."""
+        """Notes on an error which texts of a longer list it is about."""
         try:
             yield
         except ValenceError as error:
@@ -57,7 +58,7 @@ class BaseClient:
         return [Part(start, texts[start : start + size], len(texts)) for start in range(0, len(texts), size)]
 
     def _request(self, method: str, path: str, *, left_s: float, body: Any) -> dict[str, Any]:
-        """httpx's arguments for an attempt; the service is told how long it is waited for."""
+        """httpx's arguments for an attempt. A header tells the service how long the client waits."""
         headers = self._headers | {"x-request-timeout-s": str(left_s)}
         return {"method": method, "url": self.url + path, "headers": headers, "json": body, "timeout": left_s}
 
@@ -75,7 +76,7 @@ class Client(BaseClient):
         texts_per_request: int = 64,
         http: httpx.Client | None = None,
     ) -> None:
-        """`timeout_s`: of a whole call, retries and all; each step of an attempt gets what is left of it.
+        """`timeout_s`: how long a whole call may take, retries included. Each step of an attempt gets what is left of it.
 
         `http`: one of your own, for proxies or certificates, which you close.
         """
@@ -90,9 +91,10 @@ class Client(BaseClient):
     def predict(
         self, inputs: Text | Texts, *, timeout_s: float | None = None, **options: Unpack[Options]
     ) -> Scores | list[Scores]:
-        """Scores, best first: of a text or a pair (a tuple), or for each of a list, which goes in several requests if it is long.
+        """Scores, best first: of a text or a pair (a tuple), or of each item of a list.
 
-        ValenceError where a request has no answer, InvalidRequest and the like by what it is.
+        A long list goes in several requests. If a request fails, ValenceError or the subclass for that failure, as
+        InvalidRequest.
         """
         deadline = self._deadline(timeout_s)
         answers: list[Scores] = []
@@ -103,7 +105,7 @@ class Client(BaseClient):
         return answers if isinstance(inputs, list) else answers[0]
 
     def ready(self) -> bool:
-        """Whether every model has answered on every worker. One attempt; False too where nothing answers."""
+        """Whether every model has answered on every worker. Makes one attempt; False also if nothing answers."""
         try:
             self._attempt("GET", "/ready", left_s=self.timeout_s)
         except (Unavailable, Unreachable, TimedOut):
@@ -156,7 +158,7 @@ class AsyncClient(BaseClient):
         requests_at_once: int = 8,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        """As `Client`; a long list has at most `requests_at_once` in flight."""
+        """As `Client`. Of a long list at most `requests_at_once` requests are in flight."""
         super().__init__(url, api_key=api_key, timeout_s=timeout_s, retries=retries, texts_per_request=texts_per_request)
         self.requests_at_once = requests_at_once
         self._owns_http = http is None
@@ -169,7 +171,7 @@ class AsyncClient(BaseClient):
     async def predict(
         self, inputs: Text | Texts, *, timeout_s: float | None = None, **options: Unpack[Options]
     ) -> Scores | list[Scores]:
-        """As `Client.predict`. The first request without an answer ends the others."""
+        """As `Client.predict`. The first request that fails ends the others."""
         deadline = self._deadline(timeout_s)
         free = asyncio.Semaphore(self.requests_at_once)
 

@@ -1,4 +1,4 @@
-"""What a request may come to instead of an answer, as exceptions."""
+"""The exceptions of requests that fail."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import httpx
 
 @dataclass(eq=False)  # not frozen: Python sets an exception's traceback
 class ValenceError(Exception):
-    """A request without the answer that it asked for. `status` and `request_id` are None where nothing came back at all."""
+    """A request that failed. `status` and `request_id` are None if nothing came back at all."""
 
     message: str
     error_type: str = "client"
@@ -29,7 +29,7 @@ class InvalidRequest(ValenceError):
 
 
 class Unauthorized(ValenceError):
-    """401: an API key is needed, and this is not one."""
+    """401: an API key is needed, and none or a wrong one was sent."""
 
 
 class NotFound(ValenceError):
@@ -41,19 +41,19 @@ class ModelFailed(ValenceError):
 
 
 class Overloaded(ValenceError):
-    """429, and so at every attempt."""
+    """429 at every attempt: too many requests."""
 
 
 class Unavailable(ValenceError):
-    """503, and so at every attempt."""
+    """503 at every attempt: no worker was ready, or the one with the request died."""
 
 
 class TimedOut(ValenceError):
-    """The deadline passed: 504, or without a status where the service's answer was not waited for."""
+    """The deadline passed. `status` is 504, or None if no answer was waited for any more."""
 
 
 class Unreachable(ValenceError):
-    """No connection, or one that broke, and so at every attempt."""
+    """No connection, or one that broke, at every attempt."""
 
 
 BY_STATUS: dict[int, type[ValenceError]] = {
@@ -71,7 +71,7 @@ BY_STATUS: dict[int, type[ValenceError]] = {
 
 
 def failure_of(response: httpx.Response) -> ValenceError:
-    """The error that a response tells of. One that is not the service's, but a proxy's, has its status' phrase for a message."""
+    """The error that a response tells of. If it is a proxy's and not the service's, the message is the phrase of its status."""
     try:
         said = response.json()
     except ValueError:
@@ -102,7 +102,7 @@ def seconds_of(retry_after: str) -> float | None:
 
 @contextmanager
 def transport_failures() -> Iterator[None]:
-    """Raises what httpx raises as TimedOut or Unreachable. Its timeouts are what is left of the deadline."""
+    """Raises TimedOut or Unreachable for what httpx raises. httpx's timeouts are what is left of the deadline."""
     try:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:

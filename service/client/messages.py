@@ -40,7 +40,7 @@ class Info:
 
 
 class Options(TypedDict, total=False):
-    """What `predict` may ask. `model`: the first served unless given. `raw_scores`: logits."""
+    """What `predict` may ask. `model`: the default model unless given. `raw_scores`: logits instead of probabilities."""
 
     model: str | None
     top_k: int | None

@@ -43,7 +43,7 @@ class Attempts:
         return left_s
 
     def pause_s(self, failure: ValenceError) -> float:
-        """The wait before the next attempt. Raises `failure` where there is none, or none before the deadline."""
+        """The wait before the next attempt. Raises `failure` if there is no further attempt, or none before the deadline."""
         self.failures += 1
         if self.failures > self.retries.count or not isinstance(failure, PASSING):
             raise failure

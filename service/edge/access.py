@@ -16,14 +16,16 @@ REFRESH_INTERVAL_S = 1.0
 
 
 class Access:
-    """The keys in use. Built in the main process, so that the file is judged before anything is loaded; each HTTP process then
-    has a copy of its own."""
+    """The keys in use.
+
+    It is built in the main process, so that the file of keys is checked before any model is loaded. Each HTTP process then has a
+    copy of its own."""
 
     def __init__(self, settings: Settings, *, http_processes: int) -> None:
-        """KeysError where the file of keys can't be used, or there are limits and no keys."""
+        """KeysError if the file of keys can't be used, or if there are limits for keys but no keys."""
         self.asks_for_key = settings.api_key is not None or settings.api_keys_file is not None
         self._open = frozenset(settings.open_routes)
-        # Paths that begin so are open: without a key to ask for, all.
+        # Paths that begin so are open. Where no key is asked for, that is every path.
         self._open_below = tuple(f"{route}/" for route in settings.open_routes) if self.asks_for_key else ("",)
         if not self.asks_for_key and (settings.key_requests_per_s or settings.key_concurrent_requests):
             raise KeysError("--key-requests-per-s and --key-concurrent-requests are for keys; set --api-key or --api-keys-file")
@@ -35,13 +37,14 @@ class Access:
         )
 
     def opens(self, path: str) -> bool:
-        """No key is needed there."""
+        """Whether `path` needs no key."""
         return path.startswith(self._open_below) or path in self._open
 
     @contextmanager
     def granted(self, headers: Mapping[bytes, bytes], *, admin: bool) -> Iterator[None]:
-        """Lets a request in that has a right key, and counts it against the key's limits while it lasts. `admin`: its route
-        changes the service. ServiceError 401, 403 or 429."""
+        """Lets a request with a right key in, and counts it against the key's limits while it lasts.
+
+        `admin`: the route changes the service. ServiceError 401, 403 or 429 for a request that may not in."""
         keys = self.keys()
         if admin and not any(key.admin for key in keys):
             raise errors.forbidden("this route changes the service, and the service has no admin key")
@@ -54,11 +57,11 @@ class Access:
             yield
 
     def keys(self) -> tuple[Key, ...]:
-        """Those of the settings and, as it now is, of the file."""
+        """The keys of the settings, and those of the file as it was last read."""
         return self._given + self._file.keys if self._file else self._given
 
     async def keep_fresh(self) -> None:
-        """Follows the file, in a thread: a file system that hangs holds up no request."""
+        """Reads the file again whenever it changes. It does so in a thread: a file system that hangs holds up no request."""
         while self._file is not None:
             await asyncio.sleep(REFRESH_INTERVAL_S)
             await asyncio.to_thread(self._file.refresh)
@@ -73,8 +76,10 @@ def sent_key(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def find_key(keys: tuple[Key, ...], sent: bytes) -> Key | None:
-    """The key that was sent. It is compared with every key, each in constant time, so that the time tells neither how much of a
-    key was right nor which it was (0.1 us a key)."""
+    """The key that was sent; None if it is none of `keys`.
+
+    It is compared with every key, each in constant time (0.1 us). So the time tells neither how much of a key was right nor which
+    key it was."""
     found = None
     sent_digest = digest(sent)
     for key in keys:
@@ -84,7 +89,7 @@ def find_key(keys: tuple[Key, ...], sent: bytes) -> Key | None:
 
 
 class KeyLimits:
-    """Requests per second and requests in flight of each key: an equal share of the settings for each HTTP process."""
+    """Limits each key's requests per second and its requests in flight. Each HTTP process allows an equal share of a limit."""
 
     def __init__(self, settings: Settings, *, http_processes: int) -> None:
         self.settings = settings
@@ -92,12 +97,12 @@ class KeyLimits:
         self.share_in_flight = math.ceil(settings.key_concurrent_requests / http_processes)
         self.burst = max(1.0, self.share_per_s)
         self._in_flight: Counter[str] = Counter()
-        # By key: how many requests it may send at once, and when that was so.
+        # By key: how many requests were left in its bucket, and when they were counted.
         self._buckets: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def held(self, name: str) -> Iterator[None]:
-        """Holds one of the key's requests in flight; 429 where it has none left."""
+        """Counts a request of the key as in flight. ServiceError 429 if one of its limits is reached."""
         if self.share_in_flight and self._in_flight[name] >= self.share_in_flight:
             raise errors.key_overloaded(f"{self.settings.key_concurrent_requests} requests in flight", retry_after_s=1)
         if self.share_per_s:
@@ -109,7 +114,7 @@ class KeyLimits:
             self._in_flight[name] -= 1
 
     def _take(self, name: str, now: float) -> None:
-        """One request out of the key's bucket, which holds a second's worth and at least one."""
+        """Takes one request out of the key's bucket, which holds the requests of a second, and at least one."""
         level, filled_at = self._buckets.get(name, (self.burst, now))
         level = min(self.burst, level + (now - filled_at) * self.share_per_s)
         if level < 1:

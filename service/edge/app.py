@@ -63,7 +63,9 @@ class Edge:
         self.observers: list[Callable[[Call, Outcome], None]] = [log_request] if settings.log_requests else []
         self.models = EdgeModels()
         workers_log = WorkersLog(settings, self.models, http_processes=http_processes)
-        self.links = [Link(path, on_found=workers_log.found, on_lost=workers_log.lost) for path in sockets]
+        self.links = [
+            Link(path, on_found=workers_log.found, on_lost=workers_log.lost, learn=self.models.learn) for path in sockets
+        ]
         workers_log.links = self.links
         self.services = Services(
             settings=settings,
@@ -84,7 +86,7 @@ class Edge:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI entry."""
+        """The ASGI entry: answers a request, counts how it ended, then logs and traces it."""
         if scope["type"] != "http":
             await (self._live if scope["type"] == "lifespan" else self.app)(scope, receive, send)
             return
@@ -141,7 +143,7 @@ class Edge:
         await respond(call.scope, send, status=response.status, headers=headers, body=body, last=self.is_draining)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """From the start of this HTTP process, after it was forked, until it has answered its last request."""
+        """Runs from the start of this HTTP process, after the fork, until it has answered its last request."""
         name_process("valence-http")
         loop = asyncio.get_running_loop()
         self._tasks.add(loop.create_task(self.access.keep_fresh()))
@@ -155,7 +157,7 @@ class Edge:
         await self.app(scope, receive, send)
         self.tally.write()
         if tracer is not None:
-            tracer.close()  # nobody waits for this process any more but its supervisor
+            tracer.close()  # which may take a while: no client waits for this process any more
 
     async def _follow_drain(self) -> None:
         """A service that is about to stop lets each connection go with its next answer. Kept until the doors close, one may be
@@ -168,13 +170,13 @@ class Edge:
         endpoint = self.services.settings.otlp_endpoint
         if endpoint is None:
             return None
-        from service.edge.telemetry.tracing import Tracer  # of an extra, which need not be installed
+        from service.edge.telemetry.tracing import Tracer  # an extra brings it, which need not be installed
 
         return Tracer(endpoint)
 
 
 def label_of(routes: ByMethod) -> str:
-    """What metrics, log and traces call a path: a route of ours, never the path itself."""
+    """What metrics, log and traces call a path: the route of ours that it meets, never the path that a client sent."""
     for route in routes.values():
         return route.label or route.path
     return "other"

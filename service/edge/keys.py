@@ -1,7 +1,7 @@
 """API keys: those of the settings and those of a file, which is read again when it changes.
 
 A line of the file is `name:key` or `name:sha256=<hex>`, the SHA-256 of the key; `admin` and a space before the name mark a key
-that may change the service. A name may have several keys: while its clients change theirs, the old one goes on working.
+that may change the service. A name may have several keys, so that the old one still works while its clients change to a new one.
 
 >>> [(key.name, key.admin) for key in parse_keys("# May 2026\\nshop:0123456789abcdef\\nadmin ops:fedcba9876543210")]
 [('shop', False), ('ops', True)]
@@ -40,7 +40,7 @@ def digest(key: bytes) -> bytes:
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:
-    """The keys of a file. KeysError for a line that is none, and where there is no key at all."""
+    """The keys of a file. KeysError for a line that is no key, and for a file without any key."""
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     keys = tuple(_parse_line(line, number) for number, line in lines if line and not line.startswith("#"))
     if not keys:
@@ -62,7 +62,7 @@ def _parse_line(line: str, number: int) -> Key:
 
 
 class KeyFile:
-    """The keys of a file, as it was when it was last whole."""
+    """The keys of a file, as they were when the file could last be used."""
 
     def __init__(self, path: Path) -> None:
         """KeysError where the file can't be read or used."""
@@ -71,7 +71,7 @@ class KeyFile:
         self.keys = self._read()
 
     def refresh(self) -> None:
-        """Reads the file where it has changed. One that can't be used leaves the keys as they were, and a line in the log."""
+        """Reads the file if it has changed. If it can't be used, the keys stay as they were, and the log says why."""
         version = self._seen()
         if version == self._version:
             return
@@ -95,7 +95,7 @@ class KeyFile:
         try:
             mode = self.path.stat().st_mode
             keys = parse_keys(self.path.read_text(encoding="ascii"))
-        except UnicodeDecodeError:  # it quotes what it could not read, which may be a key
+        except UnicodeDecodeError:  # the error quotes what can't be read, which may be a key
             raise KeysError(f"--api-keys-file {self.path}: not ASCII text") from None
         except OSError as error:
             raise KeysError(f"--api-keys-file {self.path}: {error.strerror}") from error

@@ -1,8 +1,8 @@
-"""A packed forward under torch.compile: one graph for every batch, made at start and held against the forward it was made of.
+"""A packed forward under torch.compile: one graph for every batch, compiled at start and checked against the plain forward.
 
-`S` texts, `T` tokens. Two graphs may round differently, so that a score would depend on its batch. The compiler makes a graph of
-its own for one of anything and for a missing input: hence a lone text gets an empty one behind it, token types are always given,
-and a lone token is left to the forward that is not compiled.
+`S` texts, `T` tokens. Two graphs may round differently, and then a score would depend on its batch. The compiler would make
+further graphs for a size of 1 and for a missing input. So a lone text gets an empty text behind it, token types are always
+given, and a pack of one token goes through the plain forward.
 """
 
 import logging
@@ -20,20 +20,21 @@ from service.engine.packs import Pack
 
 log = logging.getLogger("valence.worker")
 Forward = Callable[[nn.Module, Pack], torch.Tensor]
-# Of the largest logit. The compiler joins additions and products that are rounded in between otherwise, and an integer or a half
-# precision number of another value here and there is the result; float32 comes within 1e-5.
+# A share of the largest logit. The plain forward rounds between an addition and a product, the compiled one does not. So some
+# int8 and half precision numbers come out as a neighbouring value. In float32 the logits agree within 1e-5.
 TOLERANCE = 0.05
-# Where there are int8 layers: weights become constants, and their products kernels of the compiler's own, which do what stands
-# around them too. For float32 those took twice the time of the library's.
+# For int8 layers: weights become constants, and the compiler makes kernels of its own for the products, which also do the
+# operations around them. In float32 such kernels took twice the time of the library's.
 INT8_OPTIONS = {"freezing": True, "max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP"}
 
 
 class CompiledForward:
-    """`forward`, which takes a model and a pack, with the model compiled, `module`. Calling it gives logits (S, labels)."""
+    """A forward whose model is compiled. A call gives logits (S, labels). `module`: the compiled model."""
 
     def __init__(self, model: nn.Module, forward: Forward, *, takes_types: bool) -> None:
-        # Every model's forward begins in the same wrapper of transformers, and the compiler counts graphs by code. Without the
-        # filter a graph holds only until transformers has seen another class: it keeps them in a table.
+        # The compiler limits the graphs of one piece of code, and every model's forward begins in the same wrapper of
+        # transformers: so the limit is raised to that of all graphs. The filter skips checks of globals: transformers keeps the
+        # classes that it has seen in a table, and another class would void the graph.
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe}
         self._compiler_options = INT8_OPTIONS if unpack_for_compiler(model) else {}
@@ -53,8 +54,10 @@ class CompiledForward:
         return self._forward(self.module, pack)[:texts]
 
     def check(self, packs: Sequence[Pack], *, threads: Iterable[int]) -> None:
-        """Compiles, for each number of threads on a CPU since a graph is bound to it. Raises ValueError where the scores are
-        others than those of the plain forward, and what the compiler raises (RuntimeError)."""
+        """Compiles, and compares the scores of `packs` with those of the plain forward.
+
+        On a CPU a graph is bound to a number of threads, so one is compiled for each of `threads`. Raises ValueError if scores
+        differ, and what the compiler raises (RuntimeError)."""
         started_at = time.monotonic()
         torch.compiler.set_stance("default")
         try:
@@ -68,6 +71,6 @@ class CompiledForward:
                     if not worst <= TOLERANCE * float(wanted.abs().max()):
                         raise ValueError(f"logits are {worst:.3g} away from those of the forward that is not compiled")
         finally:
-            # From now on no request waits for the compiler: what it has not foreseen is computed by the plain forward.
+            # From now on no request waits for the compiler: a pack that fits no graph is computed without compiling.
             torch.compiler.set_stance("eager_on_recompile")
         log.info("compiled the forward in %.1f s", time.monotonic() - started_at)

@@ -1,20 +1,20 @@
-"""What goes wrong in a model: by a text, for want of memory, or so that the process must be replaced."""
+"""Tells faults of a forward apart: a text's, too little memory, and those after which the process must be replaced."""
 
 import torch
 
-# What a model may raise on a text that it can't take, or that takes more memory than there is. Anything else ends the worker.
+# What a model may raise on a text that it can't take or that needs more memory than there is. Any other error ends the worker.
 FAULTS_OF_TEXTS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
-# How torch's allocator for the CPU says it, with nothing but a RuntimeError.
+# torch's allocator for the CPU raises a plain RuntimeError with these words when memory runs out.
 CPU_OUT_OF_MEMORY = "can't allocate memory"
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch may help."""
+    """Whether memory ran out, so that a smaller batch may help."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error)
 
 
 def cuda_answers() -> bool:
-    """False after a CUDA error that sticks; then the process must be replaced."""
+    """Whether CUDA still works. After an error that sticks it does not, and the process must be replaced."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:

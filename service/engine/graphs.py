@@ -1,8 +1,8 @@
-"""CUDA graphs of a packed forward: captured once for each of a few sizes, then replayed, one launch instead of hundreds.
+"""CUDA graphs of a packed forward: captured once for each of a few sizes, then replayed with one launch instead of hundreds.
 
-A graph is bound to the shapes and addresses of its capture. So a batch is copied into a buffer that stays where it is, and filled
-up to the next size: `bounds` repeats its last value (empty texts), and the tokens past it belong to no text. Rows of real texts
-read nothing of what a former batch left there.
+A graph is bound to the shapes and addresses of its capture. So a batch is copied into a buffer at a fixed address and filled up
+to the graph's size: `bounds` repeats its last value, which makes empty texts, and the tokens past it belong to no text. Rows of
+real texts read nothing that an earlier batch left in the buffer.
 """
 
 import logging
@@ -17,19 +17,20 @@ from service.engine.packs import Pack
 
 log = logging.getLogger("valence.worker")
 
-# Powers of two and what lies half way between them: a batch is a third smaller than its graph at most.
+# Powers of two and the sizes half way between them, so that a batch is at most a third smaller than its graph.
 SIZES = tuple(size for power in range(5, 15) for size in (2**power, 3 * 2 ** (power - 1)))
-# A graph has room for a text every so many tokens; a batch of shorter texts takes the next larger graph.
+# A graph of T tokens has room for T / TOKENS_A_TEXT texts. A batch of more texts takes a larger graph.
 TOKENS_A_TEXT = 8
 WARM_UPS = 2
-# Of the largest logit: a replay and the forward that it was captured from differ by the kernels' choice of tiles.
+# A share of the largest logit. A replay and the plain forward round differently, since their kernels choose other tiles.
 TOLERANCE = 0.05
 Replay = Callable[[], None]
 
 
 class GraphedForward:
-    """The graphs of one model. Calling it gives logits (S, labels), which the next call overwrites, or None for a pack that is
-    larger than the largest graph."""
+    """The graphs of one model. A call gives logits (S, labels), or None for a pack that fits no graph.
+
+    The next call overwrites these logits."""
 
     def __init__(self, model: nn.Module, *, max_tokens: int, max_length: int, takes_types: bool, device: torch.device) -> None:
         started_at = time.monotonic()
@@ -52,7 +53,7 @@ class GraphedForward:
         return None
 
     def check(self, forward: Callable[[Pack], torch.Tensor], packs: Sequence[Pack]) -> None:
-        """Raises ValueError if a replay scores otherwise than `forward`."""
+        """Raises ValueError if a replay scores differently from `forward`."""
         for pack in packs:
             expected = forward(pack).float()
             found = self(pack)
@@ -64,7 +65,7 @@ class GraphedForward:
 
 
 class Graph:
-    """One size: `tokens` tokens and `texts` texts."""
+    """The graph of one size: `tokens` tokens and `texts` texts."""
 
     def __init__(
         self, model: nn.Module, *, tokens: int, longest: int, takes_types: bool, device: torch.device,
@@ -74,7 +75,7 @@ class Graph:
         rows = 3 if takes_types else 2
         # One buffer, so that a batch is one copy: rows of 8-byte integers, then the 4-byte bounds.
         size = rows * tokens * 8 + (self.texts + 1) * 4
-        # Two staging buffers: the copy from one may still run while the next batch is written.
+        # Two staging buffers: the copy from one may still run while the next batch is written to the other.
         self._staging = [torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(2)]
         self._buffer = torch.zeros(size, dtype=torch.uint8, device=device)
         self._arrays = [(part.numpy()[: rows * tokens * 8].view(np.int64).reshape(rows, tokens),
@@ -108,7 +109,7 @@ class Graph:
 def record(
     forward: Callable[[], torch.Tensor], *, device: torch.device, pool: tuple[int, int] | None
 ) -> tuple[torch.Tensor, Replay]:
-    """The tensor that `forward` fills and what fills it anew. Without CUDA, a replay is the forward itself."""
+    """The output of `forward`, and a function that fills it anew. Without CUDA that function is the forward itself."""
     if device.type != "cuda":
         output = forward().clone()
 

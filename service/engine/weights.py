@@ -15,8 +15,9 @@ KEPT_BYTES = 1 << 30
 
 
 def load_model(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """CatalogError where the weights can't be read, or are not those of the architecture: transformers would fill the gaps with
-    random numbers and warn."""
+    """The model of a checkpoint. CatalogError if its weights can't be read or are not those of the architecture.
+
+    transformers would only warn, and fill the gaps with random numbers."""
     weights = next(path for path in sorted(served.path.glob("*.safetensors")) if path.name != RANGES_FILE)
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(
@@ -39,15 +40,18 @@ def load_model(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bo
 
 
 def own_weights(model: PreTrainedModel) -> None:
-    """Copies the weights. Until then those of a CPU model in its file's own type are the file itself, mapped into memory: a new
-    checkpoint written over it changes the scores of the one that is served, and a shorter one ends the process."""
+    """Copies the weights of a model on the CPU.
+
+    Weights that are loaded in the type of their file are the file itself, mapped into memory. A new checkpoint written over that
+    file would change the scores of the served one, and a shorter file would end the process."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep what a forward frees for the next one. Given back to the system, it is cleared page by page when it is
-    asked for again, which cost a sixth of a CPU forward. Without glibc, nothing happens."""
+    """Makes glibc keep the memory that a forward frees for the next one. Without glibc nothing happens.
+
+    The system clears memory page by page when it hands it out again, which took a sixth of the time of a CPU forward."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):

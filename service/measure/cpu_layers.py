@@ -1,6 +1,6 @@
 """`python -m service.measure.cpu_layers`: what `models/cpu` gains on this machine over torch's own layers.
 
-One engine holds the layers and kernels of `models/cpu`, another the same checkpoint with torch's; both score the same packs on
+One engine has the layers and kernels of `models/cpu`, another has torch's for the same checkpoint. Both score the same packs on
 one core, by turns. Nothing else should run on the machine meanwhile.
 """
 
@@ -55,7 +55,7 @@ def rows(folder: Path, dtype: str, seconds: float) -> Iterator[list[str]]:
     settings = Settings.model_validate({"models": (f"model={folder}",), "dtype": dtype, "device": "cpu"})
     (served,) = load_catalog(settings)
     ours = Engine(served, device="cpu", settings=settings)
-    texts = made_up(served.max_length, token=ours.pad_token_id + 1)
+    texts = made_up(served)
     with torchs_layers():
         torchs = Engine(served, device="cpu", settings=settings)
     for count in BATCHES:
@@ -71,7 +71,7 @@ def rows(folder: Path, dtype: str, seconds: float) -> Iterator[list[str]]:
 
 
 def by_turns(torchs: Engine, ours: Engine, batches: list[list[TextIds]], seconds: float) -> tuple[float, float]:
-    """The median time of a batch by each, in milliseconds."""
+    """The median time of a batch by each engine, in milliseconds."""
     torchs_s: list[float] = []
     ours_s: list[float] = []
     ends_at = time.perf_counter() + seconds

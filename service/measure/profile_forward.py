@@ -1,7 +1,7 @@
 """`python -m service.measure.profile_forward`: where one saturated second of the served forward goes, as a table and a picture.
 
-Full batches run under torch's profiler in one process with the threads of one worker; each operator's own time is counted under
-what it is for. On CUDA the time is that of its kernels. The picture needs matplotlib.
+Full batches run under torch's profiler in one process with the threads of one worker. Each operator's own time is added to that
+of its kind; on CUDA it is the time of its kernels. The picture needs matplotlib.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from service.engine.packs import TextIds
 from service.measure.forward_rate import loaded, token_batches
 from service.settings import Settings
 
-# An operator belongs to the first kind that has a part of its name.
+# An operator belongs to the first kind that lists a part of its name.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "matrix products": ("qlinear", "addmm", "linear", "::mm", "bmm", "matmul", "gemm", "nvjet"),
     "attention": ("attention", "attn", "attend", "flash", "softmax"),
@@ -64,7 +64,7 @@ def shares(options: argparse.Namespace, dtype: str) -> dict[str, float]:
 
 
 def profiled(engine: Engine, batches: Sequence[Sequence[TextIds]], *, seconds: float) -> Counter[str]:
-    """Time by kind."""
+    """The time by kind of operator."""
     engine.logits(batches[0])
     on_cuda = engine.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as recorded:

@@ -1,7 +1,7 @@
 """`python -m service.measure.request_path`: the files that one `/predict` passes, in order, and how many lines of each ran.
 
-It starts a service of its own whose HTTP process and worker are traced line by line, sends one request again and again, and
-prints the trace of the shortest one: no background task happened to run meanwhile.
+It starts a service of its own whose HTTP process and worker are traced line by line, and sends one request again and again. It
+prints the shortest trace: no background task happened to run during that request.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def traced(folder: Path, url: str) -> list[Visit]:
 
 
 def visits_of(lines: Sequence[Line]) -> Iterator[Visit]:
-    """Neighbours of one file and process together.
+    """The visits: lines of one file and process that follow each other are one visit.
 
     >>> [visit.file for visit in visits_of([Line(1, "http", "a.py", 3), Line(2, "http", "a.py", 4), Line(3, "http", "b.py", 1)])]
     ['a.py', 'b.py']

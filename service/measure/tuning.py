@@ -1,4 +1,4 @@
-"""Token budget, and on a CPU workers and their threads, by measurement at start; kept on disk for the next start.
+"""Measures at start which token budget, and on a CPU which workers and threads, do most; keeps them on disk for the next start.
 
 What the operator has set is left alone. A measurement holds for one checkpoint, machine, arithmetic and version of the libraries.
 """
@@ -23,7 +23,8 @@ from service.settings import Settings, cores
 log = logging.getLogger("valence")
 BUDGETS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384, 32768)}
 SECONDS = 1.0
-# Less than this below the best is as good, and then the smaller budget answers sooner, the first split is the usual one.
+# A rate of at least 97% of the best is as good as the best. Then the earlier choice counts: the usual split of cores comes first,
+# and smaller budgets, which answer sooner, come before larger ones.
 CLOSE = 0.97
 TUNED = {"max_batch_tokens", "workers_per_device", "threads"}
 CPU_INFO = Path("/proc/cpuinfo")
@@ -31,7 +32,7 @@ Choice = dict[str, int]
 
 
 def tuned(settings: Settings) -> Settings:
-    """The settings with what was measured for their first model, now or at an earlier start, in the place of zeros."""
+    """The settings, with zeros replaced by numbers that were measured for the first model, now or at an earlier start."""
     if settings.tuning_dir is None:
         return settings
     device = settings.accelerator()
@@ -61,7 +62,7 @@ def _measure(settings: Settings, device: str) -> Choice:
 
 
 def best(reports: Sequence[tuple[float, Choice]]) -> Choice:
-    """Of (texts/s, choice), the first that is close to the fastest: they come in the order of preference.
+    """The first choice that is close to the fastest. `reports` hold (texts/s, choice), in the order of preference.
 
     >>> best([(98.0, {"max_batch_tokens": 512}), (100.0, {"max_batch_tokens": 1024})])
     {'max_batch_tokens': 512}
@@ -79,7 +80,7 @@ def _splits(settings: Settings, device: str) -> list[Choice]:
 
 
 def _kept(path: Path) -> Choice | None:
-    """What an earlier start found; None where nothing or nothing of use lies there."""
+    """What an earlier start found; None if the file is missing or of no use."""
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
         return {name: int(found[name]) for name in TUNED & found.keys()} or None

@@ -26,10 +26,12 @@ DEFAULT_MAX_LENGTH = 512
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One name that clients may ask for. `max_length` is in tokens, special ones included: the least of what model and tokenizer
-    were made for (RoBERTa's 514 positions take 512 tokens). `weights` tells two checkpoints apart by what their files hold,
-    `version` is the operator's word for it, `since` when it was read (ISO 8601). `source`: repository and commit,
-    `org/repo@<40 digits>`, of one that came from a hub."""
+    """One name that clients may ask for.
+
+    `max_length`: in tokens, special ones included; the lesser of what model and tokenizer were made for (RoBERTa's 514 positions
+    take 512 tokens). `weights`: a hash of the weight files, which tells checkpoints apart. `version`: the operator's own word.
+    `since`: when the checkpoint was read (ISO 8601). `source`: repository and commit of a model from a hub,
+    `org/repo@<40 digits>`."""
 
     name: str
     path: Path
@@ -145,7 +147,7 @@ def _check_weights(path: Path) -> None:
     for file in files:
         try:
             with safe_open(file, framework="numpy"):
-                pass  # its header says how long the file must be
+                pass  # fails unless the file is as long as its header says
         except (SafetensorError, OSError) as error:
             raise CatalogError(f"{file}: {_reason(error)}") from error
     index = path / "model.safetensors.index.json"
@@ -154,7 +156,7 @@ def _check_weights(path: Path) -> None:
 
 
 def _check_index(index: Path) -> None:
-    """The files that it names lie beside it: transformers would follow a path to anywhere."""
+    """CatalogError unless every file that the index names lies beside it: transformers would follow any path."""
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -209,12 +211,12 @@ def _raised(error: BaseException) -> str:
     """What an import raised, in one line: `NameError: name 'nm' is not defined (architecture.py, line 9)`."""
     reason = str(error).strip().partition("\n")[0]
     said = reason if isinstance(error, ImportError) else f"{type(error).__name__}: {reason}".removesuffix(": ")
-    # The innermost module that was being imported; a SyntaxError's is in its text.
+    # The last is the innermost module that was being imported. The text of a SyntaxError names that module itself.
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
     return f"{said} ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else said
 
 
 def _reason(error: Exception) -> str:
-    """One line. A config's validators put what is wrong last, after "ValueError: "; other errors say it first."""
+    """The line that says what is wrong: the first, or from a config's validators the last, without its "ValueError: "."""
     lines = str(error).strip().splitlines()
     return lines[-1].partition("Error: ")[2] or lines[-1].strip() if isinstance(error, StrictDataclassError) else lines[0]

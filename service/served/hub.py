@@ -1,7 +1,7 @@
 """A checkpoint on a hub, `org/repo` or `org/repo@revision`, as a folder of the local cache.
 
-Weights come as safetensors only. A branch or tag is resolved once, at start: what is served is one commit, in every process.
-`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` are huggingface_hub's own.
+Weights come as safetensors only. A branch or tag is resolved once, at start, so that every process serves the same commit.
+huggingface_hub itself reads `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE`.
 """
 
 import multiprocessing
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
-# Nothing below the repository's root: other formats of the same weights lie there.
+# Only files at the repository's root: folders below it hold other formats of the same weights.
 FILES, CODE, NOT_THESE = ("*.json", "*.txt", "*.safetensors"), "*.py", "*/*"
 
 
@@ -30,7 +30,7 @@ class Snapshot:
 
 
 def names_repository(value: str) -> bool:
-    """Whether `value` is a repository of a hub and no folder that is there.
+    """Whether `value` has the form of a hub's repository, and no folder of that name exists.
 
     >>> names_repository("org/repo@v1.0"), names_repository("/srv/repo"), names_repository("models/checkpoints")
     (True, False, False)
@@ -39,9 +39,9 @@ def names_repository(value: str) -> bool:
 
 
 def fetch(value: str, *, with_code: bool) -> Snapshot:
-    """What is not in the cache yet is downloaded. Raises HubError.
+    """The repository as a folder of the cache; downloads what is not there yet. Raises HubError.
 
-    In a process of its own: downloads start threads, and the service forks its HTTP processes later on.
+    A process of its own downloads, since downloads start threads and the service forks its HTTP processes later.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_fetch, value, with_code=with_code).result()

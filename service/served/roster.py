@@ -1,7 +1,7 @@
-"""Which models are served, by place: the number that a job carries on the wire. A model that replaces another gets a new place.
+"""Which models are served now, each at a place: the number by which a job names its model.
 
-The roster lies in the runtime folder as one file. The process that changes it replaces the file as a whole; every HTTP process
-follows it, and a worker that starts reads it.
+A model that replaces another gets a new place. The roster lies in the runtime folder as one file. The process that changes it
+replaces the file as a whole. Every HTTP process follows the file, and a worker reads it when it starts.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ class Roster:
 
     @classmethod
     def of(cls, models: Sequence[ServedModel]) -> "Roster":
-        """The one that a service starts with."""
+        """The roster that a service starts with."""
         return cls(dict(enumerate(models)))
 
     @property
@@ -34,17 +34,17 @@ class Roster:
         return next(iter(self.models))
 
     def place(self, name: str) -> int | None:
-        """Where a model of that name is served."""
+        """The place of the model of that name; None where there is none."""
         return next((place for place, model in self.models.items() if model.name == name), None)
 
     def with_model(self, place: int, model: ServedModel) -> "Roster":
-        """`model` in the row of the one of its name, whose place is given up, or last."""
+        """A roster that has `model` at `place`, in the row of the model of its name, which it replaces, or in a new last row."""
         replaced = self.place(model.name)
         rows = [(place, model) if old == replaced else (old, kept) for old, kept in self.models.items()]
         return Roster(dict(rows if replaced is not None else [*rows, (place, model)]), self.generation + 1)
 
     def without(self, name: str) -> "Roster":
-        """The model of that name given up."""
+        """A roster without the model of that name."""
         return Roster({place: kept for place, kept in self.models.items() if kept.name != name}, self.generation + 1)
 
 
@@ -60,7 +60,7 @@ class ChangeUnderWay(Exception):
 
 
 class RosterFile:
-    """The roster of a running service."""
+    """The file that holds the roster of a running service."""
 
     def __init__(self, runtime_dir: RuntimeDir) -> None:
         self.path = runtime_dir.roster
@@ -69,19 +69,19 @@ class RosterFile:
         return ROSTER.validate_json(self.path.read_bytes())
 
     def write(self, roster: Roster) -> None:
-        """At once, for whoever reads meanwhile."""
+        """Replaces the file in one step: a reader sees the old roster or the new one, and no mixture."""
         new = self.path.with_suffix(".new")
         new.write_bytes(ROSTER.dump_json(roster))
         new.replace(self.path)
 
     def stamp(self) -> tuple[int, int]:
-        """Another one after each write."""
+        """A value that changes with each write."""
         status = self.path.stat()
         return status.st_ino, status.st_mtime_ns
 
     @contextmanager
     def change(self) -> Iterator[None]:
-        """The right to write, which one process has at a time; ChangeUnderWay while another has it. It ends with its holder."""
+        """Holds the right to write, which one process has at a time and loses when it dies. ChangeUnderWay if another has it."""
         with self.path.with_suffix(".lock").open("w") as file:
             if not locked(file.fileno()):
                 raise ChangeUnderWay
@@ -89,26 +89,26 @@ class RosterFile:
 
 
 class Followers:
-    """The HTTP processes and the generation that each has come to: a file for each, locked as long as it lives."""
+    """The generation that each HTTP process routes by: a file for each process, locked as long as the process lives."""
 
     def __init__(self, runtime_dir: RuntimeDir) -> None:
-        """Joins them. To be called before the process first reads the roster, so that it is waited for from then on."""
+        """Adds this process, before it first reads the roster: from then on every change waits for it."""
         self._folder = runtime_dir.followers
         self._folder.mkdir(exist_ok=True)
         self._mine = os.open(self._folder / str(os.getpid()), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         fcntl.flock(self._mine, fcntl.LOCK_EX)
 
     def came_to(self, generation: int) -> None:
-        """This process routes by that generation."""
+        """Notes that this process routes by that generation."""
         os.pwrite(self._mine, b"%020d" % generation, 0)
 
     def behind(self, generation: int) -> int:
-        """How many processes still route by an older one."""
+        """How many processes still route by an older generation."""
         return sum(_generation(file) < generation for file in self._folder.iterdir())
 
 
 def _generation(file: Path) -> float:
-    """Infinite for a process that is gone."""
+    """What the file of a process says; infinite for a process that is gone."""
     with file.open("rb") as opened:
         if file.name != str(os.getpid()) and locked(opened.fileno()):
             return float("inf")

@@ -1,5 +1,4 @@
-"""LitServe's server, which also deals connections out to its HTTP processes, replaces one that dies, and forks its CPU workers
-where LitServe would spawn them."""
+"""LitServe's server with three changes: a socket for each HTTP process, a replacement for one that dies, forked CPU workers."""
 
 import logging
 import multiprocessing
@@ -23,13 +22,15 @@ HttpProcesses = dict[int, multiprocessing.Process]
 
 
 class Supervisor(ls.LitServer):
-    """`LitServer` whose HTTP processes are watched as its workers are. Their listening sockets are the main process's, so that
-    what waits at one whose process died waits for the process that takes its place.
+    """`LitServer` that also watches its HTTP processes, as LitServe watches its workers.
 
-    A spawned worker imports torch and transformers anew, which takes most of its start. A forked one has them, and shares their
-    memory. CUDA does not live through a fork, so there LitServe spawns."""
+    The main process owns the listening sockets. When an HTTP process dies, the connections that wait at its socket wait for the
+    process that takes its place.
 
-    # Set before the HTTP processes are told to stop.
+    LitServe would spawn CPU workers. A spawned worker imports torch and transformers anew, which takes most of its start. A
+    forked one has them, and shares their memory. CUDA does not survive a fork, so workers on CUDA are spawned."""
+
+    # True before the HTTP processes are told to stop, so that they are not replaced.
     is_stopping = False
 
     def __init__(self, lit_api: ls.LitAPI, in_flight: InFlight, **options: Any) -> None:
@@ -37,13 +38,14 @@ class Supervisor(ls.LitServer):
         self.in_flight = in_flight
 
     def launch_inference_worker(self, lit_api: ls.LitAPI) -> list[multiprocessing.process.BaseProcess]:
-        """Every worker; called once by `run`."""
+        """Starts every worker. `run` calls it once."""
         count = len(self._inference_workers_config_for_api(lit_api.api_path))
         return [self.launch_single_inference_worker(lit_api, worker) for worker in range(count)]
 
     def launch_single_inference_worker(self, lit_api: ls.LitAPI, worker_id: int) -> multiprocessing.process.BaseProcess:
-        """The first start of a worker, and each that follows its death. tests/service/test_litserve_contract.py holds the call
-        against LitServe's own."""
+        """Starts a worker: the first time, and again after each death.
+
+        tests/service/test_litserve_contract.py holds the arguments against those that LitServe passes."""
         if self.devices != ["cpu"]:
             return super().launch_single_inference_worker(lit_api, worker_id)
         self.workers_setup_status[f"{lit_api.api_path.strip('/')}_{worker_id}"] = WorkerSetupStatus.STARTING
@@ -65,8 +67,10 @@ class Supervisor(ls.LitServer):
         return process
 
     def _start_server(self, *arguments: Any, **options: Any) -> HttpProcesses:
-        """Called once by `run`, which stops what is in the dictionary that this returns. tests/service/test_litserve_contract.py
-        holds the order of its arguments: port, number of processes, level of the log, sockets."""
+        """Starts the HTTP processes, by place. `run` calls it once, and later stops what the returned dictionary holds.
+
+        tests/service/test_litserve_contract.py holds the order of the arguments: port, number of processes, log level, sockets.
+        """
         start = super()._start_server
         port, count, log_level, (first,), *rest = arguments
         sockets = sharing_port(first, count)
@@ -90,11 +94,13 @@ class Supervisor(ls.LitServer):
 
 
 def sharing_port(first: socket.socket, count: int) -> list[socket.socket]:
-    """That many sockets at the address of `first`, to which Linux deals new connections out at random. Of processes that wait at
-    one socket, whichever wakes first takes most: of 256 connections one of eight had 130, two none."""
+    """`count` sockets at the address of `first`; Linux gives each new connection to one of them at random.
+
+    At a single socket the process that wakes first takes most connections: of 256, one of eight processes had 130, two had
+    none."""
     if count == 1 or sys.platform != "linux":
         return [first] * count
-    # Only now: a second service finds the port taken, since the first socket was bound without it.
+    # Set only after `first` was bound without it, so that a second service still finds the port taken.
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     others = []
     for _ in range(count - 1):

@@ -27,22 +27,24 @@ from service.worker.process import WorkerApi, WorkerLoop
 
 log = logging.getLogger("valence")
 MONITOR_INTERVAL_S = 0.5
-# Of every answer, a refusal before any route included: a browser takes none for a page or a script.
+# Sent with every answer, also with refusals that come before any route: a browser must not guess another content type.
 SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
-# What an HTTP process opens besides its connections: metrics' files, sockets to the workers, the log.
+# Files that an HTTP process opens besides its connections: those of the metrics, sockets to the workers, the log.
 OTHER_FILES = 256
 
 
 def serve(settings: Settings, *, runtime_dir: RuntimeDir) -> None:
-    """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process. CatalogError if a model can't be
-    served, KeysError if the file of keys can't be used, RuntimeError if no worker could load them."""
+    """Runs until SIGTERM or Ctrl-C; then answers what is in flight and stops every process.
+
+    CatalogError if a model can't be served, KeysError if the file of keys can't be used, RuntimeError if no worker could load the
+    models."""
     name_process("valence")
     litserve.server.configure_logging = leave_logging_alone
     server = build_server(settings, runtime_dir=runtime_dir)
     _allow_files(settings.max_connections + OTHER_FILES)
     gc.collect()
     os.register_at_fork(after_in_child=end_with_parent)  # the HTTP processes, the CPU workers and LitServe's manager are forked
-    gc.freeze()  # the HTTP processes are forked: what is alive now is never scanned by them (p99 24 -> 8 ms)
+    gc.freeze()  # the forked HTTP processes never scan the objects that are alive now (p99 24 -> 8 ms)
     log.info("starting %s on %s", ", ".join(settings.models), ", ".join(device_names(server)))
     try:
         stop_on_signals(server, draining=runtime_dir.draining, drain_s=settings.drain_s)
@@ -99,7 +101,9 @@ def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
     build_stack = server.app.build_middleware_stack
 
     def build_stack_behind_edge() -> Edge:
-        """Not by `add_middleware`, which puts FastAPI's own layers in front: they took a quarter of the HTTP process's time."""
+        """Puts the edge outermost.
+
+        `add_middleware` would put FastAPI's own layers in front, which took a quarter of the HTTP process's time."""
         logging.getLogger("valence.workers").addFilter(OneSpeaks(runtime_dir.speaker))
         return Edge(
             build_stack(),
@@ -116,16 +120,16 @@ def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
 
 
 def device_names(server: Supervisor) -> list[str]:
-    """What LitServe has found: `["cpu"]`, or for CUDA a list for each device, as `[["cuda:0"], ["cuda:1"]]`."""
+    """The names of the devices. LitServe has `["cpu"]`, or for CUDA a list for each: `[["cuda:0"], ["cuda:1"]]`."""
     return [device if isinstance(device, str) else ",".join(device) for device in server.devices]
 
 
 def leave_logging_alone(*args: object, **options: object) -> None:
-    """What LitServe calls when it runs, in place of what would give its lines a format and a stream of their own."""
+    """Stands in for LitServe's own function, which would give its lines another format and another stream."""
 
 
 def _import_tracing() -> None:
-    """In the main process, so that what is missing is said at once, and the HTTP processes share the modules' memory."""
+    """Imports the exporter in the main process: a missing package is told at once, and the HTTP processes share the memory."""
     try:
         import service.edge.telemetry.tracing  # noqa: F401
     except ImportError as error:
@@ -133,7 +137,7 @@ def _import_tracing() -> None:
 
 
 def _allow_files(count: int) -> None:
-    """Lets this process and its children open so many files, as far as the machine allows; a shell's usual limit is 1,024."""
+    """Lets this process and its children open `count` files each, as far as the machine allows. A shell allows 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""How the service stops: on SIGTERM and Ctrl-C, with what is in flight answered and no process left."""
+"""Stops the service on SIGTERM and Ctrl-C: requests in flight are answered, and no process is left."""
 
 import logging
 import multiprocessing
@@ -14,18 +14,20 @@ log = logging.getLogger("valence")
 
 
 def stop_on_signals(server: Supervisor, *, draining: Path, drain_s: float) -> None:
-    """SIGTERM has `/ready` answer 503, gives load balancers `drain_s` to see it, and then does what Ctrl-C does. LitServe on its
-    own would exit at once and leave its children serving the port."""
+    """Sets the handlers of SIGTERM and Ctrl-C.
+
+    SIGTERM makes `/ready` answer 503, gives load balancers `drain_s` seconds to see it, and then does what Ctrl-C does. LitServe
+    on its own would exit at once and leave its children serving the port."""
     main_pid = os.getpid()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        # The HTTP processes inherit this handler; uvicorn puts its own in front, and raises the signal again when it is done.
+        # The HTTP processes inherit this handler. uvicorn's own comes first there, and raises the signal again when it is done.
         if os.getpid() != main_pid:
             return
         if signum == signal.SIGTERM and not draining.exists():
             log.info("SIGTERM: not ready any more; requests are taken for another %g s", drain_s)
             draining.touch()
-            time.sleep(drain_s)  # a second signal ends it at once
+            time.sleep(drain_s)  # a second signal ends the wait at once
         server.is_stopping = True
         log.info("stopping: requests in flight are answered first")
         # LitServe's monitor thread would log a stack when it finds its manager gone
@@ -37,8 +39,9 @@ def stop_on_signals(server: Supervisor, *, draining: Path, drain_s: float) -> No
 
 
 def stop_children() -> None:
-    """Ends what LitServe leaves running where it is interrupted or fails while it starts; after an orderly stop, nothing. Killed,
-    since a forked child has our handler, which lets SIGTERM pass."""
+    """Kills the children that LitServe leaves running if its start is interrupted or fails. After an orderly stop there are none.
+
+    SIGTERM would not end them: a forked child has our handler, which does nothing there."""
     children = multiprocessing.active_children()
     for child in children:
         child.kill()

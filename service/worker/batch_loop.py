@@ -1,4 +1,4 @@
-"""The batch loop: a batch whenever the device is free, its answers back to the requests that they belong to."""
+"""The batch loop: computes a batch whenever the device is free, and sends the answers to the requests they belong to."""
 
 import logging
 import time
@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import torch
 
-from service.engine.engine import Engine, FloatArray, Launched
+from service.engine.engine import Engine, Launched
 from service.engine.faults import FAULTS_OF_TEXTS
+from service.engine.packs import FloatArray
 from service.frames import LOGIT_TYPE, Answer, Message
 from service.worker.explaining import Explanations
 from service.worker.failures import score_halves
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valence.worker")
 Send = Callable[[Mapping[int, Sequence[Message]]], None]
-# The token budget is not lowered beyond this.
+# The token budget is not lowered below this.
 LEAST_BATCH_TOKENS = 64
 NONE_FAILED: frozenset[int] = frozenset()
 
 
 class Running(msgspec.Struct, gc=False):
-    """A batch that was handed to its engine; `launched` is the error where that failed."""
+    """A batch that was handed to its engine. `launched` is the error if the launch failed."""
 
     model: int
     engine: Engine
@@ -41,9 +43,9 @@ class Running(msgspec.Struct, gc=False):
 class BatchLoop:
     """Takes batches, computes them, sends the answers.
 
-    Where the device works by itself, the next batch is launched before the last one's answers are made, so that it never waits
-    for Python. `explanations` None: none are asked for. `cores` is held while a forward runs. `busy_since`: when the step that
-    runs began; None while there is nothing to do.
+    CUDA works while Python goes on: there the next batch is launched before the answers of the last one are made, so that the
+    device never waits. `explanations` None: the service does not explain. `cores` is held while a forward runs. `busy_since`:
+    when the present step began; None while there is nothing to do.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class BatchLoop:
             self.step()
 
     def step(self) -> None:
-        """Launches a batch, if one is to be had, and finishes the one before. Then a step of an explanation, where it is time."""
+        """Launches a batch if one waits, finishes the batch before it, then computes a step of an explanation if one is due."""
         before = self._running
         taken = None
         if before is None:
@@ -92,19 +94,19 @@ class BatchLoop:
             self.busy_since = None
 
     def _is_worth_a_launch(self, running: Running) -> bool:
-        """Half of what runs, at least: a batch launched too early is a small one."""
+        """Whether the queue holds at least half as many tokens as the running batch: launched earlier, a batch is small."""
         return self.queue.tokens * 2 >= sum(len(text.text.ids) for text in running.batch)
 
     def _launch(self, model: int, batch: list[QueuedText]) -> Running | None:
         engine = self.engines.get(model)
-        if engine is None:  # dropped since the batch was taken: nobody waits for it
+        if engine is None:  # the model was dropped meanwhile: nobody waits for the batch
             return None
         started_at = time.monotonic()
         with self._cores:
             try:
                 launched: Launched | Exception = engine.launch([text.text for text in batch])
             except FAULTS_OF_TEXTS as error:
-                launched = error  # which text is at fault is found out when its turn comes
+                launched = error  # `_finish` finds out which text is at fault
         return Running(model, engine, batch, launched, started_at)
 
     def _finish(self, running: Running) -> None:
@@ -115,6 +117,7 @@ class BatchLoop:
             logits, failed = running.launched.wait(), NONE_FAILED
         except FAULTS_OF_TEXTS as error:
             logits, failed = score_halves(engine, batch, error, relieve=self._relieve)
+        failed |= places_without_a_number(logits)
         now = time.monotonic()
         started_at = max(running.started_at, self._finished_at)
         self._finished_at = now
@@ -125,7 +128,7 @@ class BatchLoop:
         )
 
     def _explain(self, explanations: Explanations, *, texts_came: bool) -> None:
-        """A step of one, if it is time."""
+        """Computes a step of an explanation, if one is due."""
         if texts_came:
             explanations.texts_came()
         if not explanations.due:
@@ -137,17 +140,24 @@ class BatchLoop:
             self._send(explained)
 
     def _relieve(self, tokens: int) -> None:
-        """A batch of so many tokens took more memory than there is: later ones are smaller."""
+        """Makes later batches smaller, after one of so many tokens took more memory than there is."""
         torch.cuda.empty_cache()  # nothing happens without CUDA
         self.queue.max_batch_tokens = min(self.queue.max_batch_tokens, max(LEAST_BATCH_TOKENS, tokens // 2))
         self._meter.out_of_memory(limit=self.queue.max_batch_tokens)
         log.warning("out of memory with %d tokens; batches hold %d from now on", tokens, self.queue.max_batch_tokens)
 
 
+def places_without_a_number(logits: FloatArray) -> frozenset[int]:
+    """The texts that a model gave an infinite logit, or one that is not a number: they failed as if it had raised."""
+    if np.isfinite(logits).all():
+        return NONE_FAILED
+    return frozenset(np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist())
+
+
 def answers(
     batch: Sequence[QueuedText], logits: FloatArray, failed: AbstractSet[int], *, started_at: float, inference_s: float
 ) -> dict[int, list[Answer]]:
-    """The answers of a batch by connection, the texts of one request together: they are neighbours in the queue."""
+    """The answers of a batch by connection. Texts of one request, which are neighbours in a batch, share an answer."""
     result: dict[int, list[Answer]] = defaultdict(list)
     start = 0
     while start < len(batch):

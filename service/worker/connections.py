@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from uvloop import new_event_loop
 
-from service.frames import Cancel, Explain, FrameReader, Hello, Job, Keep, Load, Message, encode
+from service.frames import Cancel, Explain, Facts, FrameReader, Hello, Job, Keep, Load, Message, encode
 from service.worker.explaining import Explanations
 from service.worker.models import LoadedModels, give_back_memory
 from service.worker.queue import TextQueue
@@ -16,9 +16,9 @@ from service.worker.queue import TextQueue
 if TYPE_CHECKING:
     from service.worker.meter import BatchMeter
 
-# Not where the queue changes: it may also shrink by a cancellation, and grows while a batch runs.
+# The queue's depth is observed by a clock, and not at each of its changes: jobs, batches and cancellations.
 OBSERVE_QUEUE_S = 1.0
-# What was observed of a batch is there for a scrape after so long.
+# The observations of a batch are written for scrapes after so long.
 WRITE_METRICS_S = 0.05
 
 
@@ -47,19 +47,20 @@ class Connections:
 
     @property
     def hello(self) -> bytes:
-        """What is loaded now."""
+        """The frame that says what is loaded now."""
         details = {place: engine.details for place, engine in self.models.engines.items()}
-        return encode([Hello(pid=os.getpid(), device=self.device, details=details)])
+        facts = {place: Facts(engine.max_length, list(engine.labels)) for place, engine in self.models.engines.items()}
+        return encode([Hello(pid=os.getpid(), device=self.device, details=details, facts=facts)])
 
     def serve(self, path: Path) -> None:
-        """Runs until the process ends. The socket is made readable to its owner only."""
+        """Runs until the process ends. Only the owner of the socket may use it."""
         os.umask(0o177)
         self._loop.run_until_complete(self._loop.create_unix_server(lambda: _Connection(self), str(path)))
         self._observe_queue()
         self._loop.run_forever()
 
     def send(self, answers_by_connection: Mapping[int, Sequence[Message]]) -> None:
-        """Called by the batch loop; one frame per connection, written by the I/O thread."""
+        """Sends one frame per connection. The batch loop calls this; the I/O thread writes."""
         frames = {connection: encode(answers) for connection, answers in answers_by_connection.items()}
         self._loop.call_soon_threadsafe(self._answer, frames)
 
@@ -78,18 +79,18 @@ class Connections:
         self._start(self._tidy())
 
     def load(self, message: Load, *, reply_to: int) -> None:
-        """Loads a model, tells every HTTP process, then the one that asked."""
+        """Loads a model, then tells every HTTP process, and last the one that asked for it."""
 
         async def load() -> None:
             loaded = await self.models.load(message)
             self._write(dict.fromkeys(self.open, self.hello))
             self._write({reply_to: encode([loaded])})
-            await self._tidy()  # who asked may be gone
+            await self._tidy()  # the process that asked may be gone
 
         self._start(load())
 
     def keep(self, message: Keep, *, reply_to: int) -> None:
-        """What an HTTP process needs; what none needs is dropped."""
+        """Notes which models an HTTP process needs, and drops those that no process needs."""
         self.models.needs(reply_to, message.places)
         self._start(self._tidy())
 

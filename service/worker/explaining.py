@@ -1,7 +1,8 @@
 """Explanations in the worker: few, long, and never in the way of scores.
 
-An explanation is many small steps (`models/inspect/attribution.py`), each a forward and backward of up to eight points. The batch
-loop takes one when no text has come for a moment; while texts do, so rarely that explanations get a tenth of its time.
+An explanation is many small steps (`models/inspect/attribution.py`), each a forward and backward of up to eight points. When no
+text has come for a moment, the batch loop computes steps. While texts come, it computes only so many that they take a tenth of
+its time.
 """
 
 import logging
@@ -28,16 +29,18 @@ BUSY_SHARE = 0.1
 
 
 def make_explainable(engine: Engine, served: ServedModel, settings: Settings) -> None:
-    """Gives a loaded engine the model that it explains with: its own weights in float32, which a gradient needs, or else a
-    float32 copy of the checkpoint. One that can't be explained is served all the same."""
+    """Gives a loaded engine the model that it explains with.
+
+    A gradient needs float32. So a float32 engine explains with its own weights, any other with a float32 copy of the checkpoint.
+    A model that can't be explained is served all the same."""
     shares = engine.dtype_name == "float32"
     model = engine.model if shares else load_model(served, dtype=torch.float32, trust_remote_code=settings.trust_remote_code)
     if not shares and engine.device.type == "cpu":
         own_weights(model)
-    trial = [engine.pad_token_id + 1] * 4
+    trial = engine.trials[0].ids.tolist()
     try:
         twin = explainable(model.to(engine.device))
-        attribute(twin, trial, [engine.pad_token_id] * len(trial), max_steps=2)
+        attribute(twin, trial, [engine.padding_id or 0] * len(trial), max_steps=2)
     except (*FAULTS_OF_TEXTS, AttributeError) as error:
         log.warning("%s can't be explained: %s", served.name, error)
         engine.details["explanations"] = "not possible"
@@ -49,7 +52,7 @@ def make_explainable(engine: Engine, served: ServedModel, settings: Settings) ->
 
 @dataclass
 class _Waiting:
-    """A job on its way; `under_way` and `started_at` from its first step on."""
+    """A job on its way. `under_way` and `started_at` are set at its first step."""
 
     job: Explain
     reply_to: int
@@ -59,7 +62,7 @@ class _Waiting:
 
 
 class Explanations:
-    """What waits to be explained, oldest first. The I/O thread puts and cancels, the batch loop steps."""
+    """The texts that wait to be explained, oldest first. The I/O thread puts and cancels, the batch loop steps."""
 
     def __init__(self, engines: Mapping[int, Engine], *, max_steps: int) -> None:
         self.engines = engines
@@ -71,7 +74,7 @@ class Explanations:
 
     @property
     def wait_s(self) -> float | None:
-        """Until the next step, if no text comes before; None where there is nothing to explain."""
+        """Seconds until the next step, if no text comes before. None if there is nothing to explain."""
         return max(0.0, min(self._idle_at, self._share_at) - time.monotonic()) if self._waiting else None
 
     @property
@@ -80,7 +83,7 @@ class Explanations:
         return self.wait_s == 0
 
     def texts_came(self) -> None:
-        """The worker has computed texts. Those who sent them may send more: it is not idle yet."""
+        """Notes that the worker has computed texts. It is not idle yet: their senders may send more."""
         self._idle_at = time.monotonic() + QUIET_S
 
     def put(self, job: Explain, *, reply_to: int) -> None:
@@ -88,12 +91,12 @@ class Explanations:
             self._waiting.append(_Waiting(job, reply_to))
 
     def cancel(self, message: Cancel, *, reply_to: int) -> None:
-        """Nobody waits for that job any more."""
+        """Drops a job that nobody waits for any more."""
         with self._lock:
             self._waiting = deque(one for one in self._waiting if (one.reply_to, one.job.id) != (reply_to, message.id))
 
     def step(self) -> dict[int, list[Explained]]:
-        """One step for the oldest; its answer by connection where that was the last. Raises what ends the worker."""
+        """Computes a step of the oldest job; its answer by connection, if the step was its last. Raises what ends the worker."""
         first = self._oldest()
         if first is None:
             return {}
@@ -115,7 +118,7 @@ class Explanations:
         return {first.reply_to: [answer]}
 
     def _oldest(self) -> _Waiting | None:
-        """The first whose deadline has not passed; the ones before are dropped, and their clients know."""
+        """The first job whose deadline has not passed. Those before it are dropped: their clients were told."""
         with self._lock:
             while self._waiting and self._waiting[0].job.deadline < time.monotonic():
                 self._waiting.popleft()

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.engine.engine import Engine, FloatArray
+from service.engine.engine import Engine
 from service.engine.faults import FAULTS_OF_TEXTS, cuda_answers, is_out_of_memory
+from service.engine.packs import FloatArray
 from service.worker.queue import QueuedText
 
 log = logging.getLogger("valence.worker")
@@ -14,7 +15,7 @@ Relieve = Callable[[int], None]
 
 
 def score(engine: Engine, batch: Sequence[QueuedText], *, relieve: Relieve) -> tuple[FloatArray, frozenset[int]]:
-    """Logits (texts, labels), and the places in the batch that the model raised on, whose rows mean nothing."""
+    """Logits (texts, labels), and the places of the texts that the model raised on. Their rows mean nothing."""
     try:
         return engine.logits([text.text for text in batch]), frozenset()
     except FAULTS_OF_TEXTS as error:
@@ -24,8 +25,10 @@ def score(engine: Engine, batch: Sequence[QueuedText], *, relieve: Relieve) -> t
 def score_halves(
     engine: Engine, batch: Sequence[QueuedText], error: Exception, *, relieve: Relieve
 ) -> tuple[FloatArray, frozenset[int]]:
-    """What `score` gives, for a batch that failed: it is halved until the text at fault stands alone, so its neighbours get their
-    scores. `relieve` is told the tokens of a batch that memory did not hold."""
+    """What `score` gives, for a batch that failed.
+
+    The batch is halved until the text at fault stands alone, so that its neighbours get their scores. `relieve` is told how many
+    tokens were in a batch that memory did not hold."""
     if is_out_of_memory(error):
         relieve(sum(len(text.text.ids) for text in batch))
     elif engine.device.type == "cuda" and not cuda_answers():
@@ -40,7 +43,7 @@ def score_halves(
 
 
 def _stacked(first: FloatArray, second: FloatArray) -> FloatArray:
-    """The rows of a half in which every text failed know nothing of the number of labels."""
+    """The rows of both halves. A half in which every text failed has one column, and gets zeros for all labels."""
     labels = max(first.shape[1], second.shape[1])
     return np.concatenate(
         [rows if rows.shape[1] == labels else np.zeros((len(rows), labels), rows.dtype) for rows in (first, second)]

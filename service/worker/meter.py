@@ -23,7 +23,7 @@ class Observed(NamedTuple):
 
 
 class BatchMeter:
-    """What a worker observes of its batches."""
+    """The metrics of one worker, by model."""
 
     def __init__(self, models: Mapping[int, str], *, device: str, max_batch_tokens: int) -> None:
         """`models`: names by place."""
@@ -45,7 +45,7 @@ class BatchMeter:
             self.add(place, model)
 
     def add(self, place: int, model: str) -> None:
-        """Before the first batch of a place. A model that replaces another goes on with its name's counts."""
+        """Called before the first batch of a place. A model that replaces another continues the counts of their name."""
         self._queue[place] = metrics.QUEUE_DURATION.labels(model)
         self._inference[place] = metrics.INFERENCE_DURATION.labels(model)
         self._input_tokens[place] = metrics.INPUT_TOKENS.labels(model)
@@ -58,31 +58,31 @@ class BatchMeter:
         self._dropped[place] = metrics.TEXTS_DROPPED.labels(model)
 
     def queue_depths(self, texts: Mapping[int, int]) -> None:
-        """How many texts wait, by place; of a name that has two for a moment, those of the newer."""
+        """Sets how many texts wait, by place. Where a name has two places for a moment, it shows the newer one."""
         for place, depth in self._depth.items():
             depth.set(texts.get(place, 0))
 
     def remove(self, place: int) -> None:
-        """A model that is served no more: its counts stay, and nothing waits for it."""
+        """Notes that a model is served no more. Its counts stay, and no text waits for it."""
         self._depth.pop(place).set(0)
 
     def texts_dropped(self, model: int, texts: int) -> None:
-        """Texts that nobody waits for any more."""
+        """Counts texts that were not computed, since nobody waited for them any more."""
         self._dropped[model].inc(texts)
 
     def out_of_memory(self, *, limit: int) -> None:
-        """A batch was too large; `limit`: the token budget from now on."""
+        """Counts a batch that was too large for memory. `limit`: the token budget from now on."""
         self._out_of_memory.inc()
         self._limit.set(limit)
 
     def observe(
         self, model: int, batch: Sequence[QueuedText], *, started_at: float, inference_s: float, failed: int, padding: int
     ) -> None:
-        """One batch, after its answers have left. Any thread may write it."""
+        """Notes one batch, after its answers have left. `write` may run in another thread."""
         self._observed.append(Observed(model, batch, started_at, inference_s, failed, padding))
 
     def write(self) -> None:
-        """What was observed, to where a scrape finds it: a batch alone would cost its worker 0.1 ms."""
+        """Writes the noted batches to where a scrape finds them. Writing each batch by itself would take its worker 0.1 ms."""
         by_model: dict[int, list[Observed]] = {}
         while self._observed:
             found = self._observed.popleft()

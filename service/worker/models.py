@@ -1,6 +1,6 @@
 """The models of a worker: loaded while it computes, kept as long as an HTTP process sends texts to them, then dropped.
 
-A model is loaded in a thread. The batch loop goes on meanwhile; what the thread takes from it is told in the README.
+A model is loaded in a thread, while the batch loop goes on. docs/changing-models.md says what a load costs meanwhile.
 """
 
 import asyncio
@@ -29,16 +29,15 @@ if TYPE_CHECKING:
     from service.worker.meter import BatchMeter
 
 log = logging.getLogger("valence.worker")
-# Python lets a thread that holds its lock run for 5 ms before another gets it. A forward asks for it at each operator.
+# By default Python lets a thread hold its lock for 5 ms before another gets it. A forward asks for the lock at each operator.
 SWITCH_S = 0.0001
 Dropped = weakref.ref[PreTrainedModel]
 
 
 def load_engine(model: ServedModel, *, device: str, settings: Settings) -> Engine:
-    """A model that has answered a real forward. Raises what loading it raises."""
+    """Loads a model and lets it answer a real forward. Raises what either raises."""
     started_at = time.monotonic()
     engine = Engine(model, device=device, settings=settings)
-    engine.warm_up()
     if settings.explain_steps:
         make_explainable(engine, model, settings)
     log.info("loaded %s in %.1f s", model.name, time.monotonic() - started_at, extra=engine.details)
@@ -46,7 +45,7 @@ def load_engine(model: ServedModel, *, device: str, settings: Settings) -> Engin
 
 
 class LoadedModels:
-    """`engines` by place: read by the batch loop, changed by the I/O thread only, which calls everything here."""
+    """The loaded models: `engines` by place, which the batch loop reads. Only the I/O thread calls the methods."""
 
     def __init__(
         self,
@@ -67,11 +66,11 @@ class LoadedModels:
         self._needed: dict[int, frozenset[int]] = {}
 
     async def load(self, message: Load) -> Loaded:
-        """Loads a model, which the batch loop may use from then on."""
+        """Loads a model. From then on the batch loop may use it."""
         model = MODEL.validate_json(message.model)
         try:
             engine = await asyncio.to_thread(self._load, model)
-        except Exception as error:  # whatever a checkpoint brings up; the models that are served go on
+        except Exception as error:  # a checkpoint may raise anything; the served models go on
             log.warning("%s was not loaded: %s", model.name, error)
             failure = reason(error, model)
         else:
@@ -82,16 +81,17 @@ class LoadedModels:
         return Loaded(message.place, failure)
 
     def needs(self, connection: int, places: list[int]) -> None:
-        """What an HTTP process sends texts to from now on."""
+        """Notes the places that an HTTP process sends texts to from now on."""
         self._needed[connection] = frozenset(places)
 
     def left(self, connection: int) -> None:
-        """An HTTP process has gone."""
+        """Notes that an HTTP process has gone."""
         self._needed.pop(connection, None)
 
     def drop_unneeded(self) -> list[Dropped]:
-        """Drops the models that no HTTP process needs and the roster does not hold. What still waits for one of them was asked by
-        nobody who is there. `give_back_memory` is to follow."""
+        """Drops the models that no HTTP process needs and the roster does not hold. `give_back_memory` is to follow.
+
+        Texts that still wait for such a model are dropped too: the process that sent them is gone."""
         if not self._needed:  # all HTTP processes are gone, or none has come yet
             return []
         places = self.engines.keys() - frozenset[int]().union(*self._needed.values())
@@ -117,7 +117,7 @@ class LoadedModels:
 
 @contextmanager
 def eager_switches() -> Iterator[None]:
-    """Threads take turns so often that a forward beside a busy thread is not held up at each operator."""
+    """Makes threads take turns more often, so that a busy thread does not hold a forward up at each operator."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
@@ -127,7 +127,7 @@ def eager_switches() -> Iterator[None]:
 
 
 def reason(error: Exception, model: ServedModel) -> str:
-    """Why a model was not loaded, in one sentence for the one who asked."""
+    """Why a model was not loaded, in one sentence for the client that asked."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         text = "not enough memory to load and run it beside the models that are served"
@@ -135,9 +135,9 @@ def reason(error: Exception, model: ServedModel) -> str:
 
 
 def give_back_memory(dropped: Sequence[Dropped] = ()) -> None:
-    """What dropped models held, to the system: freed memory is kept for the next forward otherwise (`keep_freed_memory`)."""
+    """Gives the memory of dropped models back to the system, which `keep_freed_memory` would keep for the next forward."""
     if any(model() is not None for model in dropped):
-        gc.collect()  # an architecture that holds itself in a circle; it stops every thread for up to 0.4 s
+        gc.collect()  # for an architecture with a circle of references; it stops every thread for up to 0.4 s
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

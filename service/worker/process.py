@@ -1,7 +1,7 @@
 """The worker process: LitServe starts one per device, `WorkerApi.setup` loads the models, `WorkerLoop` computes for ever.
 
 Two threads share it. The I/O thread talks to the HTTP processes and fills the queue; the main thread takes a batch whenever
-the device is free. A worker that dies closes its connections, which is how the HTTP processes know.
+the device is free. When a worker dies its connections close, and by that the HTTP processes know.
 """
 
 import logging
@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.worker.batch_loop import BatchLoop
 from service.worker.connections import Connections
 from service.worker.explaining import Explanations
-from service.worker.models import LoadedModels, load_engine
+from service.worker.models import LoadedModels, load_engine, reason
 from service.worker.queue import TextQueue
 from service.worker.watchdog import watch
 
@@ -34,7 +34,7 @@ log = logging.getLogger("valence.worker")
 
 
 class WorkerApi(ls.LitAPI):
-    """LitServe's hooks: `setup` in the worker; the others are never called, since the edge answers every request."""
+    """LitServe's hooks. `setup` runs in the worker; the others are never called, since the edge answers every request."""
 
     def __init__(self, settings: Settings, roster: RosterFile, loop: LitLoop) -> None:
         super().__init__(api_path="/predict", loop=loop)
@@ -44,12 +44,13 @@ class WorkerApi(ls.LitAPI):
         self.engines: dict[int, Engine] = {}
 
     def setup(self, device: str) -> None:
-        """Loads every model of the roster onto `device` and lets each answer a real forward. CatalogError for one that can't be
-        served; the reason is left for the main process."""
+        """Loads every model of the roster onto `device` and lets each answer a real forward.
+
+        Raises for a model that can't be served; a file then tells the main process the reason."""
         end_with_parent()
         name_process("valence-worker")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the main process's handler
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main stops us, after the last answer
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main ends us after the last answer
         configure_logging(self.settings.log_level, self.settings.log_format)
         register_all(self.settings.import_modules)
         if device == "cpu":
@@ -57,9 +58,11 @@ class WorkerApi(ls.LitAPI):
         for place, served in self.roster.read().models.items():
             try:
                 self._load(place, served, device)
-            except CatalogError as error:
-                self.loop.runtime_dir.refusal.write_text(str(error), encoding="utf-8")
-                log.error("%s", error)
+            except Exception as error:  # whatever a class of somebody else's raises
+                sentence = str(error) if isinstance(error, CatalogError) else reason(error, served)
+                log.debug("%s was not loaded", served.name, exc_info=True)
+                log.error("%s", sentence)
+                self.loop.runtime_dir.refusal.write_text(sentence, encoding="utf-8")
                 logging.disable()  # LitServe would log a stack, where one sentence says it all
                 raise
 
@@ -74,7 +77,9 @@ class WorkerApi(ls.LitAPI):
 
 
 class WorkerLoop(LitLoop):
-    """LitServe's loop, replaced by the socket server and the batch loop. Pickled to a worker on CUDA: it opens nothing before."""
+    """Takes the place of LitServe's loop: the socket server and the batch loop.
+
+    It is pickled for a worker on CUDA, so it opens nothing before it is called there."""
 
     def __init__(self, runtime_dir: RuntimeDir) -> None:
         super().__init__()

@@ -27,8 +27,10 @@ class QueuedText(msgspec.Struct, gc=False):
 
 
 class TextQueue:
-    """Texts of all models, oldest first. One thread puts, another takes. `tokens` counts what waits. `on_dropped` is told the
-    model and number of texts that are not computed, since nobody waits for them any more."""
+    """The waiting texts of each model, oldest first. One thread puts, another takes.
+
+    `tokens`: how many tokens wait. `on_dropped` is told a model and how many of its texts are not computed, since nobody waits
+    for them any more."""
 
     def __init__(self, *, max_batch_tokens: int, on_dropped: Callable[[int, int], None]) -> None:
         self.max_batch_tokens = max_batch_tokens
@@ -47,7 +49,7 @@ class TextQueue:
             self._changed.notify()
 
     def cancel(self, message: Cancel, *, reply_to: int) -> None:
-        """Drops the job's texts that still wait. Costs a pass over the queue, which admission bounds."""
+        """Drops the job's texts that still wait. It takes a pass over the queue, whose length admission bounds."""
         with self._changed:
             for index, queue in self._queues.items():
                 kept = deque(text for text in queue if (text.reply_to, text.job_id) != (reply_to, message.id))
@@ -62,7 +64,7 @@ class TextQueue:
             return {model: len(queue) for model, queue in self._queues.items()}
 
     def discard(self, model: int) -> None:
-        """Drops what waits for a model that is served no more."""
+        """Drops the texts that wait for a model that is served no more."""
         with self._changed:
             queue = self._queues.pop(model, deque())
             self.tokens -= sum(len(text.text.ids) for text in queue)
@@ -70,16 +72,16 @@ class TextQueue:
             self._on_dropped(model, len(queue))
 
     def wake(self) -> None:
-        """There is something else to do for whoever is in `take`, or comes there next."""
+        """Makes the present call of `take`, or else the next, return: its caller has something else to do."""
         with self._changed:
             self._woken = True
             self._changed.notify()
 
     def take(self, wait_s: float | None = None) -> tuple[int, list[QueuedText]] | None:
-        """Blocks until a text waits; then (model, batch) of the model whose oldest text is oldest of all. None when woken, or
-        when none came for `wait_s`.
+        """Blocks until a text waits. Then (model, batch), for the model whose oldest text has waited longest.
 
-        The batch is never empty, and holds at most `max_batch_tokens` tokens unless its only text is longer.
+        None if `wake` ended the wait, or `wait_s` did, and no text waits. The batch is never empty. It holds at most
+        `max_batch_tokens` tokens, unless its only text is longer.
         """
         while True:
             with self._changed:
@@ -90,7 +92,7 @@ class TextQueue:
                 return found
 
     def take_at_once(self) -> tuple[int, list[QueuedText]] | None:
-        """The same without waiting; None where no text waits."""
+        """As `take`, but without waiting: None if no text waits."""
         with self._changed:
             return self._oldest()
 

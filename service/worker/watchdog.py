@@ -13,9 +13,9 @@ CHECK_S = 1.0
 def watch(busy_since: Callable[[], float | None], *, limit_s: float) -> None:
     """Starts a thread that ends this process once it has been busy with one batch for `limit_s` seconds.
 
-    `busy_since`: since when, on the monotonic clock; None while idle. The clock that ends the process is faulthandler's, a thread
-    in C that is wound up again and again: it also runs out where a forward never gives Python's lock back. It leaves the stack of
-    every thread in the log."""
+    `busy_since` gives the monotonic time at which the batch began, or None while idle. The process is ended by faulthandler's
+    timer, a thread in C that our thread sets again and again. It also fires if a forward never gives Python's lock back, and it
+    leaves the stack of every thread in the log."""
     threading.Thread(target=_keep_winding, args=(busy_since, limit_s), name="watchdog", daemon=True).start()
 
 

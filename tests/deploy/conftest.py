@@ -1,7 +1,7 @@
 """The compose file's service without Docker: the kernel's namespaces stand for the engine, this interpreter for the image's.
 
-What runs is the image's entry point as process 1, by the image's user, on a root that can't be written but for the compose file's
-tmpfs and /dev, over a copy of what the Dockerfile copies, with the environment of both files and no other."""
+The image's entry point runs as process 1, by the image's user, over a copy of what the Dockerfile copies. Its environment is that
+of both files and nothing else. Its root can't be written, except for the compose file's tmpfs and /dev."""
 
 import json
 import os
@@ -24,8 +24,8 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 READY_S = 180
 SAFETY_S = 60
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-# Arguments: where to put the new root, the copy that becomes /app, the options of /tmp, uid, gid, for each volume the host's
-# folder and its place, `--`, then the command. A folder of this interpreter that lies in /tmp is put back there.
+# Arguments: where to put the new root; the copy that becomes /app; the mount options of /tmp; uid; gid; for each volume the
+# host's folder and its place inside; `--`; the command. A folder of this interpreter that lies in /tmp is mounted there again.
 ENGINE = r"""
 set -eu
 root=$1 app=$2 tmp=$3 uid=$4 gid=$5; shift 5
@@ -58,7 +58,7 @@ exec unshare --user --map-user="$uid" --map-group="$gid" -- setpriv --no-new-pri
 
 
 class Container:
-    """A running service. `pid` is that of its process 1 out here."""
+    """A running service. `pid`: that of its process 1, as seen from outside."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], *, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -73,7 +73,7 @@ class Container:
         return child.pid
 
     def processes(self) -> list[psutil.Process]:
-        """All that run in it, process 1 first."""
+        """All processes of the container, process 1 first."""
         first = psutil.Process(self.pid)
         return [first, *first.children(recursive=True)]
 
@@ -82,11 +82,11 @@ class Container:
         return [process for process in self.processes() if process.name() == "valence-worker"]
 
     def path(self, inside: str) -> Path:
-        """A path of the container's, as its own mounts show it."""
+        """A path inside the container, as a path outside."""
         return Path(f"/proc/{self.pid}/root{inside}")
 
     def status(self, field: str) -> str:
-        """A line of process 1's /proc status."""
+        """A field of process 1's /proc status."""
         found = re.search(rf"^{field}:\s*(\S+)", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
         assert found
         return found[1]
@@ -101,7 +101,7 @@ class Container:
             return False
 
     def wait_until(self, condition: Callable[[], object], *, timeout_s: float = READY_S) -> None:
-        """Polls; fails with the log when the container has ended or the time is up."""
+        """Waits for a condition. Fails, with the log, if the container ends or the time is up."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.engine.poll() is not None or time.monotonic() > deadline:
@@ -109,18 +109,18 @@ class Container:
             time.sleep(0.005)
 
     def close(self) -> None:
-        """The kernel ends a namespace's processes with its first."""
+        """Kills process 1; the kernel then ends the other processes of its namespace."""
         self.engine.kill()
         self.engine.wait(SAFETY_S)
 
 
 def instruction(name: str) -> str:
-    """The last of the Dockerfile's instructions of this name, lines joined."""
+    """The Dockerfile's last instruction of this name, its lines joined."""
     return re.findall(rf"^{name} ((?:.*\\\n)*.*)$", DOCKERFILE, re.MULTILINE)[-1].replace("\\\n", " ")
 
 
 def compose(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The compose file as Compose itself reads it, variables of `environment` put in."""
+    """The compose file as Compose itself reads it, with the variables of `environment`."""
     binary = Path(sys.executable).with_name("docker-compose")
     command = [str(binary), "--project-directory", str(ROOT), "--file", str(ROOT / "docker-compose.yml"), "--profile", "*"]
     done = subprocess.run(
@@ -162,7 +162,7 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_container(
     checkpoints: Mapping[str, Path], image_tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Container]]:
-    """Starts the compose file's `valence` with the tiny checkpoints of /checkpoints; its arguments are variables of Compose's."""
+    """Starts the compose file's `valence`, with the tiny checkpoints in /checkpoints. Arguments are variables of Compose."""
     if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody make namespaces of processes and mounts")
     running: list[Container] = []
@@ -187,7 +187,7 @@ def start_container(
 
 
 def start_service(service: Mapping[str, Any], tree: Path, folder: Path) -> Container:
-    """A service as Compose resolved it."""
+    """Starts a service as Compose resolved it."""
     assert service["read_only"]
     (tmpfs,) = service["tmpfs"]
     target, _, options = tmpfs.partition(":")

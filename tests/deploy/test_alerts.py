@@ -1,4 +1,4 @@
-"""The alerts: what promtool says of them, and that each is tested and asks for series that the service exposes."""
+"""The alerts: promtool accepts them, each is tested, and each asks for series that the service exposes."""
 
 import re
 import shutil

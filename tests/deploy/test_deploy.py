@@ -1,4 +1,4 @@
-"""What `docker build` and `docker compose` read, held against the code that it describes."""
+"""The files of `docker build` and `docker compose`, and those of Prometheus and Grafana, held against the code."""
 
 import json
 import re
@@ -16,16 +16,16 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/valence.json").read_text())
 SERVED = ("valence", "valence-gpu")
-# Settings that Compose does not pass: the container listens on every address of its own, and VALENCE_PORT is the host's side of
-# the published port, whose other side is 8000.
+# Settings that Compose does not pass. The container listens on all its addresses. VALENCE_PORT is the port of the host, which
+# leads to port 8000 of the container.
 FIXED = {"host", "port"}
 
-# What Prometheus stores of one metric.
+# The suffixes of the series that Prometheus stores of a metric, by its type.
 SERIES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
 
 
 def declared_series() -> dict[str, set[str]]:
-    """Every series that service/metrics.py declares, with its labels; read as text, since importing it opens metrics' files."""
+    """Every series that service/metrics.py declares, with its labels. It is read as text: an import would open metrics' files."""
     source = (ROOT / "service/metrics.py").read_text()
     series = {}
     for kind, name, labels in re.findall(r'= (Counter|Gauge|Histogram)\(\s*"(\w+)",\s*"[^"]*"(?:,\s*\[([^]]*)])?', source):
@@ -41,13 +41,13 @@ def expressions() -> list[str]:
 
 
 def images() -> list[str]:
-    """Every image that is pulled."""
+    """Every image that the files name to be pulled."""
     pulled = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
     return [*pulled, *re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)]
 
 
 def bind_mounts() -> list[str]:
-    """The host's side of every mount that is not a named volume, its variables at their defaults."""
+    """The host's path of every mount that is not a named volume, with variables at their defaults."""
     mounts = [mount for service in COMPOSE["services"].values() for mount in service.get("volumes", [])]
     paths = [re.sub(r"\$\{\w+:-([^}]*)}", r"\1", mount).split(":")[0] for mount in mounts]
     return sorted({path for path in paths if path not in COMPOSE["volumes"]})

@@ -1,4 +1,4 @@
-"""An architecture that the image does not know, out of a mounted folder and out of an image of its own."""
+"""An architecture that the image does not know is served from a mounted folder, and from an image of its own."""
 
 import json
 import re
@@ -18,7 +18,7 @@ TEXT = "I love this wonderful phone, but the service was bad"
 
 
 def mounted(checkpoint: Path, folder: Path) -> dict[str, str]:
-    """Compose's variables; its folder of modules is the examples' where none is named."""
+    """Compose's variables for a mounted checkpoint. Unless they name a folder of modules, Compose mounts the examples'."""
     shutil.copytree(checkpoint, folder / "mine")
     return {
         "VALENCE_CHECKPOINTS": str(folder),
@@ -28,11 +28,11 @@ def mounted(checkpoint: Path, folder: Path) -> dict[str, str]:
 
 
 def baked(checkpoint: Path, folder: Path) -> dict[str, str]:
-    """What the example's Dockerfile copies and sets, the two places of its copies as folders to mount."""
+    """What the example's Dockerfile copies and sets, as variables of Compose: both copies are folders to mount."""
     for source, target in re.findall(r"^COPY --chmod=755 (\S+) (\S+)$", DOCKERFILE, re.MULTILINE):
         copy = folder / target.lstrip("/")
         copy.parent.mkdir(parents=True)
-        if source == "checkpoint":  # of the example's command
+        if source == "checkpoint":  # the checkpoint that the example's command copies
             shutil.copytree(checkpoint, copy)
         else:
             shutil.copy(EXAMPLE / source, copy)
@@ -58,7 +58,7 @@ def container(
 
 @pytest.fixture(scope="module")
 def refused(start_container: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Ended on a module that raises, beside modules of the service's names that would end it otherwise."""
+    """A container that ended on a module that raises. Modules beside it are named as the service's packages, and raise too."""
     modules = tmp_path_factory.mktemp("modules")
     (modules / "mine.py").write_text("import torch\n\nwidth = hiden\n")
     for name in ("service", "models", "tokenizers_store"):

@@ -1,4 +1,4 @@
-"""Real servers: `python -m service` in a process group of its own, spoken to over HTTP."""
+"""Real servers: `python -m service` in a process group of its own, which tests reach over HTTP."""
 
 import json
 import os
@@ -25,11 +25,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 READY_S = 180
 SAFETY_S = 60
-warm_start.prepare()  # while the tests are collected
+warm_start.prepare()  # its imports run while the tests are collected
 
 
 class Drilled(NamedTuple):
-    """A row of what `make drills` prints. `seen` is empty where a test has nothing to tell but that it passed."""
+    """A row of the table that `make drills` prints. `seen` is empty if a test has nothing to tell but that it passed."""
 
     fault: str
     must: str
@@ -72,7 +72,7 @@ class Server:
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Every sample of /metrics by name and labels."""
+        """Every sample of `/metrics`, by name and labels."""
         families = text_string_to_metric_families(self.client.get("/metrics").text)
         return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
 
@@ -81,7 +81,7 @@ class Server:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def worker(self) -> psutil.Process:
-        """The process that holds the models, where there is one."""
+        """The process that holds the models, of a server with one worker."""
         (worker,) = self.workers()
         return worker
 
@@ -90,20 +90,20 @@ class Server:
         return self.children("valence-worker")
 
     def http_processes(self) -> list[psutil.Process]:
-        """Those that answer."""
+        """The processes that answer HTTP."""
         return self.children("valence-http")
 
     def links(self) -> list[int]:
-        """How many HTTP processes each worker is connected to: it holds an end for each, and one that listens."""
+        """How many HTTP processes each worker is connected to. A worker has a socket for each, and one that listens."""
         paths = [[end.laddr for end in worker.net_connections("unix")] for worker in self.workers()]
         return [sum("/worker-" in path for path in held) - 1 for held in paths]
 
     def children(self, name: str) -> list[psutil.Process]:
-        """The processes of that name."""
+        """The processes of the server with that name."""
         return [child for child in psutil.Process(self.process.pid).children() if runs_as(child, name)]
 
     def wait_until_ready(self) -> None:
-        """On fresh connections, so that each HTTP process is likely to be asked."""
+        """Waits until `/ready` is answered 200 on several fresh connections, so that each HTTP process is likely to be asked."""
         wait_for(lambda: all(self.is_ready() for _ in range(8)), timeout_s=READY_S, alive=self)
 
     def is_ready(self) -> bool:
@@ -114,25 +114,25 @@ class Server:
 
     @contextmanager
     def slow_requests(self, count: int) -> Iterator[list[Future[httpx.Response]]]:
-        """`count` requests that a slow text keeps in flight, all accepted."""
+        """`count` requests in flight with a slow text. All have been accepted when the block begins."""
         with ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(self.predict, "slow", model="failing") for _ in range(count)]
             wait_for(lambda: self.metric("valence_requests_in_flight") == count, timeout_s=SAFETY_S, alive=self)
             yield futures
 
     def leftovers(self) -> list[psutil.Process]:
-        """Processes of the group that still run."""
+        """The processes of the server's group that still run."""
         return [process for process in psutil.process_iter() if runs_in_group(process, self.process.pid)]
 
     def assert_stopped_cleanly(self) -> None:
         """Exit code 0, no process of the group left, no stack trace in the log."""
         assert self.process.wait(SAFETY_S) == 0, self.log.read_text()
         wait_for(lambda: not self.leftovers(), timeout_s=10)
-        # LitServe's monitor thread may find its manager gone, which it logs with a stack after everything is answered
+        # after all is answered, LitServe's monitor thread may find its manager gone, and logs that with a stack
         assert "Traceback" not in self.log.read_text().partition("Monitoring worker crashed")[0]
 
     def close(self) -> None:
-        """Ends whatever a failed test left."""
+        """Kills what a failed test left running."""
         self.client.close()
         if self.process.poll() is None or self.leftovers():
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -140,7 +140,7 @@ class Server:
 
 
 def start(models: Mapping[str, Path], *flags: str, log: Path, root: Path = ROOT, cold: bool = False) -> Process:
-    """`python -m service` of the repository in `root`, its output in `log`; `cold`: by the command itself."""
+    """Starts `python -m service` of the repository in `root`, with its output in `log`. `cold`: by the command, not by a fork."""
     served = ",".join(f"{name}={folder}" for name, folder in models.items())
     arguments = ["--models", served, "--import-modules", MODULES, "--host", "127.0.0.1", "--device", "cpu"]
     arguments += ["--workers-per-device", "1", "--threads", "1", "--drain-s", "0", *flags]
@@ -160,7 +160,7 @@ def start(models: Mapping[str, Path], *flags: str, log: Path, root: Path = ROOT,
 
 
 def wait_for(condition: Callable[[], object], *, timeout_s: float, alive: Server | None = None) -> None:
-    """Polls; fails with the server's log when it has died or the time is up."""
+    """Waits for a condition. Fails, with the log of the server `alive`, if that has died or the time is up."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if alive is not None and alive.process.poll() is not None:
@@ -241,7 +241,7 @@ def free_port_fixture() -> Callable[[], int]:
 
 @pytest.fixture(scope="module")
 def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts a server of models of one's own; flags as given. Whatever still runs is killed afterwards."""
+    """Starts servers of the given models, with the given flags. Those that still run afterwards are killed."""
     running: list[Server] = []
 
     def start_one(models: Mapping[str, Path], *flags: str, **options: Any) -> Server:
@@ -263,7 +263,7 @@ def wait() -> Callable[..., None]:
 def models(
     checkpoints: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory, training_texts: tuple[str, ...]
 ) -> Mapping[str, Path]:
-    """The tiny checkpoints, and `failing`."""
+    """The tiny checkpoints, and `failing` (see failing_architecture.py)."""
     folder = tmp_path_factory.mktemp("failing")
     failing_architecture.make_checkpoint(folder, training_texts)
     return {**checkpoints, "failing": folder}
@@ -271,7 +271,7 @@ def models(
 
 @pytest.fixture(scope="session")
 def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Every model, two HTTP processes, small limits. It must stop cleanly at the end of the run."""
+    """A server of every model, with two HTTP processes and small limits. It must stop cleanly at the end of the run."""
     flags = ("--http-processes", "2", "--payload-limit", "100000", "--max-client-batch-size", "64", "--explain-steps", "64")
     running = Server(models, *flags, log=tmp_path_factory.mktemp("server") / "log", cold=True)
     try:
@@ -298,7 +298,7 @@ def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def start_server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts a server of one's own that serves `failing`, or `names`, flags as given. What still runs is killed afterwards."""
+    """Starts servers of `failing`, or of `names`, with the given flags. Those that still run afterwards are killed."""
     running: list[Server] = []
 
     def start_one(*flags: str, names: Sequence[str] = ("failing",), **options: Any) -> Server:

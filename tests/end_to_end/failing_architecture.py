@@ -1,4 +1,4 @@
-"""A classifier that misbehaves on purpose, each way where a text holds a certain word.
+"""A classifier that misbehaves on purpose: a certain word in a text brings about each fault.
 
 Importing this module registers it. It declares no `_supports_packed`, so the service pads its batches.
 """
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-# The word, and what it does to the forward.
+# `FailingConfig` says what each word does to the forward.
 WORDS = ("poison", "slow", "hungry", "stuck", "frozen", "nap")
 HOUR_S = 3600
 NAP_S = 0.05
@@ -22,10 +22,14 @@ NAP_S = 0.05
 
 @strict
 class FailingConfig(PreTrainedConfig):
-    """Token ids of the words: "poison" makes the forward raise ValueError, "slow" makes it take `slow_s` seconds, "nap" `NAP_S`,
-    "hungry" makes it run out of memory unless its text stands alone, "stuck" makes it never end, "frozen" neither end nor give
-    Python's lock back. `huge`: it always asks for more memory than there is. `gate`: a folder; no forward goes on while
-    it holds a file "closed", and a process that waits there leaves a file named by its number."""
+    """Holds the token ids of the words.
+
+    "poison": the forward raises ValueError. "slow": it takes `slow_s` seconds. "nap": it takes `NAP_S`. "hungry": it runs out of
+    memory unless its text is alone in the batch. "stuck": it never ends. "frozen": it never ends, and never gives Python's lock
+    back.
+
+    `huge`: every forward asks for more memory than there is. `gate`: a folder. While it holds a file "closed" no forward goes on,
+    and a process that waits there leaves a file named by its pid."""
 
     model_type = "failing"
 
@@ -87,7 +91,7 @@ def wait_at(gate: Path) -> None:
 
 
 def make_checkpoint(folder: Path, texts: tuple[str, ...]) -> None:
-    """A folder in the Hub's form."""
+    """Makes a checkpoint folder in the Hub's form."""
     from tokenizers_store.training import train_tokenizer
 
     tokenizer = train_tokenizer([*texts, *WORDS * 8], kind="wordpiece", vocab_size=2000, max_length=32, show_progress=False)

@@ -1,8 +1,10 @@
-"""A hub for one test run: `python hub_server.py PORT`. What huggingface_hub asks of a hub to publish a model and to fetch it:
-repositories, branches, commits that pin every file, Git LFS uploads. In memory; the one token that may write is TOKEN.
+"""A hub for one test run: `python hub_server.py PORT`.
 
-Answers are those of the Hugging Face Hub where the client reads them: the headers X-Repo-Commit, ETag, X-Linked-Etag and
-X-Error-Code, and 401 instead of 404 for a stranger who asks for a private repository.
+It offers what huggingface_hub needs to publish a model and to fetch it: repositories, branches, commits that pin every file, and
+Git LFS uploads. All is kept in memory. Only TOKEN may write.
+
+What the client reads of an answer is as the Hugging Face Hub gives it: the headers X-Repo-Commit, ETag, X-Linked-Etag and
+X-Error-Code, and 401 instead of 404 for a client without access to a private repository.
 """
 
 import base64
@@ -23,7 +25,7 @@ LFS = ("*.safetensors",)
 
 @dataclass
 class Repository:
-    """`commits` holds the files of each, path to content; `branches` the newest commit of each."""
+    """A repository. `commits`: the files of each commit, path to content. `branches`: the newest commit of each branch."""
 
     private: bool
     commits: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"0" * 40: {}})
@@ -41,7 +43,7 @@ class Repository:
 
 
 class HubError(Exception):
-    """A status, and the word that the client reads in X-Error-Code."""
+    """An answer of an error: its status, and the word that the client reads in X-Error-Code."""
 
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
@@ -49,7 +51,7 @@ class HubError(Exception):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One request. `routes` are tried in order: method, pattern of the path, handler of its groups."""
+    """Answers one request. `routes` are tried in order: method, pattern of the path, handler of the pattern's groups."""
 
     protocol_version = "HTTP/1.1"
     repositories: dict[str, Repository] = {}
@@ -198,7 +200,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def sha1(data: bytes) -> str:
-    """Git's identity of a file."""
+    """Git's hash of a file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Keys from a file on a real server: who is let in, while the file changes, and how often. The tests of a server run in order."""
+"""Keys from a file on a real server: who is let in while the file changes, and how often. The tests of a server run in order."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(start_server: Callable[..., Any], keys_file: Path) -> Any:
-    """Two HTTP processes, so that each must follow the file."""
+    """A server with two HTTP processes, so that each must follow the file."""
     flags = ("--api-keys-file", str(keys_file), "--api-key", "key-of-the-setting", "--open-routes", "/health,/ready")
     return start_server("--http-processes", "2", *flags, headers={"x-api-key": "key-of-the-setting"})
 
@@ -43,7 +43,7 @@ def write(path: Path, text: str) -> None:
 
 
 def ask(server: Any, headers: Mapping[str, str], path: str = "/predict") -> httpx.Response:
-    """On a connection of its own, which any HTTP process may take."""
+    """Sends a request on a connection of its own, which any HTTP process may take."""
     with httpx.Client(base_url=server.url, headers=headers, timeout=SAFETY_S, trust_env=False) as client:
         return client.post(path, json={"inputs": "good"}) if path == "/predict" else client.get(path)
 
@@ -98,15 +98,15 @@ def test_without_a_key_no_body_is_waited_for(guarded: Any, length: str) -> None:
     with connected(guarded) as connection:
         connection.sendall(f"POST /predict HTTP/1.1\r\nhost: test\r\n{length}\r\nexpect: 100-continue\r\n\r\n".encode())
         connection.settimeout(SAFETY_S / 4)
-        assert connection.recv(4096).startswith(b"HTTP/1.1 401")  # and no 100 before it
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401")  # without a 100 before it
 
 
 def test_of_a_refused_body_little_is_read(guarded: Any) -> None:
-    """The client goes on sending: the service stops reading, so that the pipe fills up, and closes."""
+    """The client goes on sending. The service stops reading, so that the connection's buffers fill up, and closes it."""
     with connected(guarded) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nhost: test\r\ncontent-length: 2000000000\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 401")
-        # Far more than the kernel holds for both sides; it would all be taken.
+        # Far more than the kernel's buffers hold on both sides. A service that went on reading would take it all.
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             connection.sendall(b" " * 500_000_000)
 

@@ -36,7 +36,7 @@ def client(server: Any) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def busy(start_server: Callable[..., Any]) -> Any:
-    """One request at a time, and a key."""
+    """A server that takes one request at a time and asks for a key."""
     return start_server("--http-processes", "1", "--api-key", "s3cret", "--max-concurrent-requests", "1")
 
 

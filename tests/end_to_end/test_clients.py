@@ -1,4 +1,4 @@
-"""Clients that exist, as they are: huggingface_hub's InferenceClient, and those of text-embeddings-inference."""
+"""Clients that others made, unchanged: huggingface_hub's InferenceClient, and those of text-embeddings-inference."""
 
 import asyncio
 from collections.abc import Iterator, Mapping

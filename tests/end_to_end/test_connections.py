@@ -41,7 +41,7 @@ def ask(connection: socket.socket) -> bytes:
 
 
 def one_answer(connection: socket.socket) -> bytes:
-    """The whole of it, which may come in pieces."""
+    """One whole answer, which may come in pieces."""
     answer = b""
     while not answer.endswith(b"}"):
         answer += connection.recv(4096)
@@ -50,7 +50,7 @@ def one_answer(connection: socket.socket) -> bytes:
 
 def test_a_connection_over_the_limit_is_429_and_the_others_go_on(bounded: Any, wait: Callable[..., None]) -> None:
     wait(bounded.is_ready, timeout_s=SAFETY_S)
-    time.sleep(1.5)  # what the start left open is idle and closed
+    time.sleep(1.5)  # connections of the start are idle, and closed by now
     with ExitStack() as stack:
         held = [stack.enter_context(connected(bounded)) for _ in range(LIMIT)]
         for connection in held:
@@ -79,7 +79,7 @@ def test_an_idle_connection_is_closed(bounded: Any, sent: list[bytes]) -> None:
         for piece in sent:
             connection.sendall(piece)
             time.sleep(0.3)
-        connection.settimeout(8)  # below the 10 s of a body that is dropped
+        connection.settimeout(8)  # less than the 10 s for which a body is dropped
         assert read_to_end(connection).count(b"HTTP/1.1") == 1
 
 
@@ -101,7 +101,7 @@ def test_requests_queued_without_end_are_refused(bounded: Any) -> None:
     slow = b'{"inputs": "slow"}'
     with connected(bounded) as connection:
         connection.sendall(POST + b"content-length: %d\r\n\r\n" % len(slow) + slow + GET * 3000)
-        with suppress(ConnectionResetError):  # what it had not read when it closed
+        with suppress(ConnectionResetError):  # the service closed with requests unread
             read_to_end(connection)
     assert bounded.metric("valence_failures_total", error_type="overloaded") > 0
 

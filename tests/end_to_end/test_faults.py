@@ -1,5 +1,6 @@
-"""What an operator's service must live through, each done to a real server. `make drills` does it at full length and prints what
-was seen as a table."""
+"""The faults that a service must live through, each brought about on a real server.
+
+`make drills` does them at full length and prints what was seen as a table."""
 
 import json
 import shutil
@@ -39,7 +40,7 @@ class Gate:
         (self.folder / "closed").unlink(missing_ok=True)
 
     def holds(self, worker: psutil.Process) -> bool:
-        """Whether a forward of that process has come to it."""
+        """Whether a forward of that process waits at the gate."""
         return (self.folder / str(worker.pid)).exists()
 
 
@@ -50,7 +51,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 @pytest.fixture(scope="module")
 def gated(server_of: Callable[..., Any], models: Mapping[str, Path], gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two HTTP processes, one worker whose forwards wait at the gate, and a watchdog that bites soon."""
+    """A server with two HTTP processes, one worker whose forwards wait at the gate, and a watchdog of a few seconds."""
     folder = Path(shutil.copytree(models["failing"], tmp_path_factory.mktemp("gated") / "failing"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "gate": str(gate.folder)}))
@@ -59,7 +60,7 @@ def gated(server_of: Callable[..., Any], models: Mapping[str, Path], gate: Gate,
 
 @pytest.fixture
 def busy_server(gated: Any, gate: Gate) -> Iterator[Any]:
-    """As it was at its start, but for its counts and, once memory ran out, its batches."""
+    """The server as it was at its start, except for its counts and, once memory ran out, the size of its batches."""
     yield gated
     gate.open()
     gated.wait_until_ready()
@@ -67,7 +68,7 @@ def busy_server(gated: Any, gate: Gate) -> Iterator[Any]:
 
 @contextmanager
 def held_up(server: Any, gate: Gate, wait: Callable[..., None], texts: Sequence[str]) -> Iterator[list[Future[httpx.Response]]]:
-    """A request for each text, the first alone in a forward that goes on when the gate is opened, the others in the queue."""
+    """A request for each text. The first is alone in a forward, which waits at the gate; the others wait in the queue."""
     gate.close()
     with ThreadPoolExecutor(len(texts)) as pool:
         try:
@@ -87,7 +88,7 @@ def readiness(server: Any) -> set[int]:
 
 
 class Traffic:
-    """Threads that keep sending until the block ends; `statuses` counts what came back, by status or by the error's name."""
+    """Threads that send until the block ends. `statuses` counts what came back, by status or by the name of the error."""
 
     def __init__(self, server: Any, *, threads: int, **body: Any) -> None:
         self.server, self.body = server, body
@@ -136,7 +137,7 @@ def test_a_worker_killed_again_and_again(
             slowest_503_s = max(slowest_503_s, time.monotonic() - killed_at)
             assert statuses == {503: 4}
             wait(lambda: any(map(gate.holds, busy_server.workers())), timeout_s=SAFETY_S, alive=busy_server)
-            assert readiness(busy_server) == {503}  # the new worker's first forward is not done
+            assert readiness(busy_server) == {503}  # the new worker's first forward still waits
             assert busy_server.metric("valence_worker_up") == 0
         busy_server.wait_until_ready()
         slowest_back_s = max(slowest_back_s, time.monotonic() - killed_at)
@@ -159,14 +160,14 @@ def test_a_stuck_worker_is_replaced(busy_server: Any, gate: Gate, wait: Callable
     noticed_s = time.monotonic() - started_at
     gate.close()
     assert (answer.status_code, answer.json()["error_type"]) == (503, "unhealthy")
-    assert noticed_s > 2  # of the watchdog's 3
+    assert noticed_s > 2  # the watchdog's limit is 3 s
     wait(lambda: any(map(gate.holds, busy_server.workers())), timeout_s=SAFETY_S, alive=busy_server)
     assert readiness(busy_server) == {503}
     gate.open()
     busy_server.wait_until_ready()
     assert busy_server.predict("good").status_code == 200
     assert busy_server.metric("valence_worker_restarts_total") == restarts + 1
-    assert "failing_architecture.py" in busy_server.log.read_text()[said:]  # where it hung
+    assert "failing_architecture.py" in busy_server.log.read_text()[said:]  # the log says where it hung
     drill(f"watchdog of 3 s: answered 503 after {noticed_s:.1f} s, then replaced; the log says where it hung")
 
 
@@ -181,7 +182,7 @@ def test_an_http_process_that_is_killed_is_replaced(busy_server: Any, wait: Call
         time.sleep(0.5)
     broken = sum(count for status, count in traffic.statuses.items() if status != 200)
     assert traffic.statuses[200] > 20
-    assert broken <= 4  # what the killed process held: a connection of each thread at most
+    assert broken <= 4  # at most one connection of each thread, which the killed process held
     assert before[1] in busy_server.http_processes()
     assert busy_server.metric("valence_requests_in_flight") == 0
     drill(f"{traffic.statuses[200]} requests answered meanwhile, {broken} lost with the process; 2 processes again")
@@ -208,7 +209,7 @@ def test_a_batch_that_memory_does_not_hold_is_split(busy_server: Any, drill: Dri
 @pytest.mark.fault("a text that the model raises on", "424 for it, its neighbours their right scores")
 def test_a_text_that_fails_fails_alone(busy_server: Any, gate: Gate, wait: Callable[..., None], drill: Drill) -> None:
     expected = busy_server.predict("a wonderful film").json()
-    time.sleep(0.2)  # until its batch is counted
+    time.sleep(0.2)  # by then its batch is counted
     batches = busy_server.metric("valence_batch_texts_count")
     failures = busy_server.metric("valence_failures_total", error_type="backend")
     with held_up(busy_server, gate, wait, ["good", *["a wonderful film", "poison"] * 4]) as futures:
@@ -217,7 +218,7 @@ def test_a_text_that_fails_fails_alone(busy_server: Any, gate: Gate, wait: Calla
     assert [answer.status_code for answer in answers] == [200, 424] * 4
     for answer in answers[::2]:
         assert [row["score"] for row in answer.json()] == pytest.approx([row["score"] for row in expected], abs=1e-5)
-    wait(lambda: busy_server.metric("valence_batch_texts_count") == batches + 2, timeout_s=SAFETY_S)  # the first, and the eight
+    wait(lambda: busy_server.metric("valence_batch_texts_count") == batches + 2, timeout_s=SAFETY_S)  # one text, then eight
     assert busy_server.metric("valence_failures_total", error_type="backend") == failures + 4
     drill("8 requests of one batch: 4 times 424, 4 times 200 with the scores of the text alone")
 
@@ -233,7 +234,7 @@ def test_a_text_whose_client_has_gone_is_not_computed(
         wait(lambda: busy_server.metric("valence_texts_dropped_total") == dropped + 6, timeout_s=SAFETY_S)
         gate.open()
         assert first[0].result(SAFETY_S).status_code == 200
-    assert busy_server.predict("good").status_code == 200  # what was queued before it has had its turn
+    assert busy_server.predict("good").status_code == 200  # all that was queued before it has had its turn
     wait(lambda: busy_server.metric("valence_texts_total") == texts + 2, timeout_s=SAFETY_S)
     drill("3 clients left, 6 texts dropped, 0 of them computed")
 
@@ -265,9 +266,9 @@ def test_sigterm_under_load_loses_nothing(start_server: Callable[..., Any], dril
         ready = httpx.get(server.url + "/ready", timeout=SAFETY_S, trust_env=False)
         time.sleep(0.5)
     assert ready.status_code == 503
-    assert set(traffic.statuses) == {200}  # taken while it drains
+    assert set(traffic.statuses) == {200}  # all were taken while the service drained
     time.sleep(max(0.0, stopping_at - 0.8 - time.monotonic()))
-    with ThreadPoolExecutor(4) as pool:  # in flight when it closes its doors
+    with ThreadPoolExecutor(4) as pool:  # in flight when the service stops taking requests
         last = [pool.submit(server.predict, "slow") for _ in range(4)]
         assert [future.result(SAFETY_S).status_code for future in last] == [200] * 4
     server.assert_stopped_cleanly()
@@ -321,7 +322,7 @@ def damage_checkpoint(folder: Path, damage: str) -> None:
 
 
 def abandon(server: Any, body: dict[str, Any], wait: Callable[..., None]) -> None:
-    """Sends a request, and resets the connection once it is in flight; ends when the service has noticed."""
+    """Sends a request, and resets the connection once it is in flight. Returns when the service has noticed."""
     host, port = server.url.removeprefix("http://").split(":")
     content = json.dumps(body).encode()
     others = server.metric("valence_requests_in_flight")

@@ -1,4 +1,4 @@
-"""Clients that mean harm or are broken: each gets a clean refusal in bounded time, and the others are served meanwhile."""
+"""Clients that mean harm or are broken: each gets a clean refusal in bounded time, and others are served meanwhile."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ CLOSED = (BrokenPipeError, ConnectionResetError)
 LIMIT = 3_000_000
 POST = b"POST /predict HTTP/1.1\r\nhost: test\r\n"
 MILLION = 1_000_000
-MOST_GROWTH = 600_000_000  # bytes of the HTTP process, over all of this: 300 for each of the 2,000,000 largest texts' characters
+MOST_GROWTH = 600_000_000  # bytes of the HTTP process in all tests: 300 for each of the 2,000,000 characters of the largest texts
 Drill = Callable[[str], None]
 pytestmark = pytest.mark.fault(
     "slow and half-open connections, endless, huge, deep and malformed bodies and heads",
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.fault(
 
 @pytest.fixture(scope="module")
 def target(start_server: Callable[..., Any]) -> Any:
-    """One HTTP process, so that whatever blocks it blocks everybody."""
+    """A server with one HTTP process, so that what blocks it blocks every client."""
     return start_server("--http-processes", "1", "--payload-limit", str(LIMIT), names=("tiny-bert", "tiny-lstm"))
 
 
@@ -41,14 +41,14 @@ def memory_before(target: Any) -> int:
 
 
 def resident(target: Any) -> int:
-    """Bytes of memory of the HTTP process."""
+    """The memory of the HTTP process in bytes."""
     (process,) = target.http_processes()
     return int(process.memory_info().rss)
 
 
 @pytest.fixture(autouse=True)
 def neighbours_are_served(target: Any) -> Iterator[None]:
-    """Another client, with a connection of its own, all through each test."""
+    """Another client sends on a connection of its own all through each test."""
     stop = Event()
 
     def ask() -> set[int]:
@@ -70,7 +70,7 @@ UNFINISHED = {"nothing": b"", "a line": b"\r\n", "a verb": b"POST /pre", "a head
 
 @pytest.fixture(scope="module", autouse=True)
 def unfinished(target: Any) -> Iterator[Mapping[str, socket.socket]]:
-    """Connections whose heads never end, begun before anything else: they are given up after ten seconds."""
+    """Connections whose heads never end. They are opened before all else, since they are given up after ten seconds."""
     with contextlib.ExitStack() as stack:
         begun = {name: stack.enter_context(connected(target)) for name in UNFINISHED}
         for name, connection in begun.items():
@@ -86,7 +86,7 @@ def connected(target: Any) -> Iterator[socket.socket]:
 
 
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, str]]:
-    """Status and body of one response; nothing (status 0) where the connection ends first."""
+    """Status and body of one response; status 0 and nothing if the connection ends first."""
     received = b""
     while b"\r\n\r\n" not in received:
         piece = connection.recv(65_536)
@@ -113,7 +113,7 @@ def send(target: Any, data: bytes) -> tuple[int, dict[str, str]]:
 
 
 def post(target: Any, path: str, content: bytes) -> httpx.Response:
-    """On a connection of its own, which the service may close after a body that it refused."""
+    """Sends a body on a connection of its own, which the service may close after a body that it refused."""
     return httpx.post(target.url + path, content=content, timeout=SAFETY_S, trust_env=False)
 
 
@@ -155,7 +155,7 @@ BODIES = {
 def test_a_hostile_body_is_answered(target: Any, body: bytes, status: int) -> None:
     answer = post(target, "/predict", body)
     assert answer.status_code == status
-    assert len(answer.content) < 1000  # nothing of it comes back
+    assert len(answer.content) < 1000  # nothing of the body comes back
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/v2/models/tiny-bert/infer"])
@@ -169,7 +169,7 @@ def test_other_routes_refuse_what_is_no_json(target: Any, path: str, name: str) 
 def test_a_word_of_a_million_characters_is_scored(target: Any, model: str, word: str) -> None:
     assert target.predict(word, model=model).status_code == 200
     whole = target.predict(word, model=model, truncate=False)
-    one_token = model == "tiny-bert" and word.isascii()  # to WordPiece a word so long is an unknown one
+    one_token = model == "tiny-bert" and word.isascii()  # WordPiece makes so long a word one unknown token
     assert whole.status_code == (200 if one_token else 422)
 
 
@@ -197,12 +197,12 @@ HEADS = {
 @pytest.mark.parametrize(("data", "status"), list(HEADS.values()), ids=list(HEADS))
 def test_a_hostile_head_is_refused_and_the_connection_closed(target: Any, data: bytes, status: int) -> None:
     with connected(target) as connection:
-        with contextlib.suppress(*CLOSED):  # refused before it was sent whole
+        with contextlib.suppress(*CLOSED):  # it may be refused before it was sent whole
             connection.sendall(data)
         try:
             found, answer = read_answer(connection)
         except ConnectionResetError:
-            # What was still on its way when the connection was closed may take the answer with it.
+            # Bytes that were still on their way when the connection was closed may cost the answer.
             assert status == 431
             return
         assert (found, set(answer), answer["error_type"]) == (status, {"error", "error_type"}, "validation")
@@ -222,7 +222,7 @@ def test_a_head_of_usual_size_is_taken(target: Any) -> None:
 
 
 def test_requests_in_one_piece_are_answered_in_their_order(target: Any) -> None:
-    """More bytes of heads in one packet than one head may have."""
+    """The heads in one packet have more bytes than one head may have."""
     count = 600
     with connected(target) as connection:
         connection.sendall(b"".join(b"GET /p%03d%s HTTP/1.1\r\nhost: test\r\n\r\n" % (n, b"a" * 60) for n in range(count)))
@@ -286,7 +286,7 @@ def test_a_head_that_never_ends_is_given_up(unfinished: Mapping[str, socket.sock
 
 
 def test_a_client_that_reads_nothing_holds_up_nobody(target: Any, wait: Callable[..., None]) -> None:
-    """Answers of 10 MB each, which no socket's buffer takes."""
+    """The answers have 10 MB each, more than a socket's buffer takes."""
     body = json.dumps({"inputs": "a " * 200_000}).encode()
     with contextlib.ExitStack() as stack:
         for _ in range(4):
@@ -298,10 +298,10 @@ def test_a_client_that_reads_nothing_holds_up_nobody(target: Any, wait: Callable
 
 
 def test_large_texts_of_many_clients_are_tokenized_one_after_another(target: Any) -> None:
-    """Each takes 60 MB for as long as it lasts."""
+    """Each tokenization takes 60 MB while it lasts."""
     (process,) = target.http_processes()
     before = resident(target)
-    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak is counted anew
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak of memory is counted anew
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: target.predict("a " * 100_000), range(6)))
     assert {answer.status_code for answer in answers} == {200}

@@ -1,4 +1,4 @@
-"""From a checkpoint to a hub and back: published, loaded where this repository is unknown, and served."""
+"""From a checkpoint to a hub and back: it is published, loaded where this repository is unknown, and served."""
 
 import json
 import os
@@ -26,14 +26,14 @@ TEXTS = ["a wonderful film", "the train leaves at nine", "not good at all, not e
 
 @pytest.fixture(scope="module", autouse=True)
 def hub(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], wait: Callable[..., None]) -> Iterator[HfApi]:
-    """A hub of this module's own, and an environment in which huggingface_hub goes to it with an empty cache."""
+    """A hub for this module, and an environment in which huggingface_hub uses it with an empty cache."""
     url = f"http://127.0.0.1:{free_port()}"
     process = subprocess.Popen([sys.executable, HERE / "hub_server.py", url.rpartition(":")[2]], stdout=subprocess.DEVNULL)
     environment = {
         "HF_ENDPOINT": url,
         "HF_TOKEN": TOKEN,
         "HF_HOME": str(tmp_path_factory.mktemp("huggingface")),
-        "HF_HUB_DISABLE_XET": "1",  # another protocol for large files, which this hub does not speak
+        "HF_HUB_DISABLE_XET": "1",  # this hub does not speak that protocol for large files
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -61,7 +61,7 @@ def publish(*arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def published(hub: HfApi, checkpoints: Mapping[str, Path]) -> Mapping[str, str]:
-    """Repositories by checkpoint: `tiny-bert` on main, over an older commit; the example's `keyword`, private, on a branch."""
+    """The repository of each checkpoint: `tiny-bert` on main, after an older commit; `keyword`, private, on a branch."""
     hub.create_repo("acme/tiny-bert")
     for stale in ("pytorch_model.bin", "modeling_old.py", "notes.txt"):
         hub.upload_file(path_or_fileobj=b"stale", path_in_repo=stale, repo_id="acme/tiny-bert")
@@ -125,7 +125,7 @@ def test_a_process_that_never_saw_this_repository_loads_it(
 
 @pytest.fixture(scope="module")
 def logits_of() -> Callable[[Path, list[str]], list[list[float]]]:
-    """Logits of a local checkpoint, by the classes of this repository."""
+    """Computes the logits of a local checkpoint by the classes of this repository."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     def compute(checkpoint: Path, texts: list[str]) -> list[list[float]]:
@@ -157,7 +157,7 @@ def test_what_a_hub_refuses_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = hub.model_info("acme/tiny-bert").sha
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint or hub.endpoint)  # read from the environment at import, which is past
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint or hub.endpoint)  # huggingface_hub read the environment at its import
     monkeypatch.setenv("HF_TOKEN", token)
     assert main([str(checkpoints["tiny-bert"]), "--repo", "acme/tiny-bert", *flags]) == 2
     said = capsys.readouterr().err
@@ -168,7 +168,7 @@ def test_what_a_hub_refuses_is_one_sentence(
 
 @pytest.fixture(scope="module")
 def stranger(hub: HfApi, published: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A repository whose architecture nothing here knows, with pickled weights beside the others."""
+    """A repository of an architecture that is unknown here, with pickled weights beside safetensors."""
     folder = tmp_path_factory.mktemp("stranger")
     hub.snapshot_download("acme/keyword", revision="v2", local_dir=folder)
     for name in ("config.json", "architecture.py"):
@@ -186,7 +186,7 @@ def stranger(hub: HfApi, published: Mapping[str, str], tmp_path_factory: pytest.
 
 
 def upload_weights(hub: HfApi, repo: str, weights: bytes) -> None:
-    """By the protocol for large files, which this process' huggingface_hub would leave to another one."""
+    """Uploads weights by Git LFS, which the huggingface_hub of this process would replace by another protocol."""
     script = f"import sys; from huggingface_hub import HfApi; HfApi().upload_file(path_or_fileobj=sys.stdin.buffer.read(), \
 path_in_repo='model.safetensors', repo_id={repo!r})"
     subprocess.run([sys.executable, "-c", script], input=weights, check=True, capture_output=True)
@@ -194,7 +194,7 @@ path_in_repo='model.safetensors', repo_id={repo!r})"
 
 @pytest.fixture(scope="module")
 def served(server_of: Callable[..., Any], published: Mapping[str, str], stranger: str, checkpoints: Mapping[str, Path]) -> Any:
-    """A server of the repositories, and of one of the checkpoints that they were made from."""
+    """A server of the repositories, and of a local checkpoint that one of them was made from."""
     models = {"local": checkpoints["tiny-bert"], "hub": published["tiny-bert"], "stranger": stranger}
     return server_of(models, "--trust-remote-code", "true")
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol by hand: what no well-behaved client sends, and plain JSON."""
+"""The Open Inference Protocol by hand: plain JSON, and requests that no correct client sends."""
 
 import json
 import struct

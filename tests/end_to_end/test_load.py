@@ -16,14 +16,14 @@ SAFETY_S = 240
 
 
 def run_load(*arguments: str, results: Path) -> tuple[int, str]:
-    """(exit status, what it said)."""
+    """Runs the load test: (exit status, its output)."""
     command = [sys.executable, "-m", "load_tests.locust_load", "--seconds", SECONDS, "--results", str(results), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SAFETY_S, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 def requests(results: Path) -> dict[str, int]:
-    """The rows of Locust's table: how many requests of each name."""
+    """How many requests of each name Locust's table counts."""
     with (results / "run_stats.csv").open(newline="") as table:
         return {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(table)}
 

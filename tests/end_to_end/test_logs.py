@@ -65,7 +65,7 @@ def test_a_model_that_keeps_failing_does_not_flood_the_log(logging_server: Any) 
     with ThreadPoolExecutor(LIMIT) as pool:
         list(pool.map(lambda _: logging_server.predict("food poison"), range(60)))
     failures = [line for line in logging_server.lines() if line["message"] == "the model failed on a text: ValueError"]
-    assert 1 <= len(failures) <= 6  # for each of two workers one in ten seconds
+    assert 1 <= len(failures) <= 6  # one in ten seconds from each of two workers
     assert failures[0]["tokens"] > 0
 
 
@@ -88,8 +88,10 @@ def of_workers(server: Any) -> list[dict[str, Any]]:
 def test_a_killed_worker_is_lost_and_found_in_one_line_each(
     logging_server: Any, wait: Callable[..., None], replaced: str
 ) -> None:
-    """Whichever of the HTTP processes, which all see it, were replaced before. One that repeated itself within ten seconds would
-    be silent, so the order matters: the first two times it is another worker, then another process that speaks."""
+    """It is so whichever of the two HTTP processes was replaced before, though both see that the worker is lost.
+
+    A process leaves out a line that it wrote within the last ten seconds. So the cases come in this order: the first two are
+    about different workers, and from the third on another process speaks."""
     speaker = of_workers(logging_server)[-1]["process"]
     processes = {process.pid: process for process in logging_server.http_processes()}
     silent = processes.keys() - {speaker}
@@ -98,7 +100,7 @@ def test_a_killed_worker_is_lost_and_found_in_one_line_each(
         processes[pid].kill()
     wait(lambda: len({process.pid for process in logging_server.http_processes()} - dead) == 2, timeout_s=60)
     wait(lambda: logging_server.links() == [2, 2], timeout_s=60)
-    if speaker in dead:  # another one says what it finds
+    if speaker in dead:  # another process logs that it found the workers
         wait(lambda: of_workers(logging_server)[-1]["process"] != speaker, timeout_s=60)
         wait(lambda: of_workers(logging_server)[-1]["message"].startswith("ready: "), timeout_s=60)
     before = len(of_workers(logging_server))

@@ -18,7 +18,7 @@ Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Sent(NamedTuple):
-    """A request, and what it should count as. `scored`, `failed`: its texts that the model answers or fails on."""
+    """A request, and what it should count as. `scored` and `failed`: its texts that the model scores and those it fails on."""
 
     path: str
     body: Mapping[str, Any]
@@ -31,7 +31,7 @@ class Sent(NamedTuple):
 
 
 GOOD = ("a wonderful film", "good", "not good at all, not even funny 😍")
-# The last of them are padded in a batch; they have as many tokens as each other, so that none is padding.
+# The model of the last ones is served in padded batches. Their texts have equally many tokens, so that there is no padding.
 KINDS = [
     Sent("/predict", {"inputs": list(GOOD)}, "/predict", "tiny-bert", 200, scored=GOOD),
     Sent("/", {"inputs": GOOD[0]}, "/", "tiny-bert", 200, scored=GOOD[:1]),
@@ -60,13 +60,13 @@ def counting(start_server: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def tokens_of(models: Mapping[str, Path]) -> Callable[..., int]:
-    """The number of tokens of texts, by the trained tokenizer without the service."""
+    """Counts the tokens of texts by the trained tokenizer, without the service."""
     tokenizers = {name: AutoTokenizer.from_pretrained(models[name]) for name in NAMES}
     return lambda model, *texts: sum(len(tokenizers[model](text).input_ids) for text in texts)
 
 
 def gain(after: Samples, before: Samples, name: str, *by: str) -> dict[Any, float]:
-    """What a counter gained, by the values of the labels `by` (one: bare), where it gained anything."""
+    """What a counter gained, by the values of the labels `by`. A single label's value is the key itself. Zeros are left out."""
     result: Counter[Any] = Counter()
     for (sample, labels), value in after.items():
         if sample == name:
@@ -83,8 +83,10 @@ def total(sent: list[Sent], key: Callable[[Sent], Any], amount: Callable[[Sent],
 
 
 def settled(server: Any, before: Samples, texts: float, wait: Callable[..., None]) -> Samples:
-    """The samples once the workers have observed so many texts, which they do after the answers have left, and the HTTP processes
-    have written theirs, which the one that is not asked does within 50 ms."""
+    """The samples once all processes have written their counts.
+
+    A worker observes texts after their answers have left, so it is waited for. The HTTP process that does not answer the scrape
+    writes its counts within 50 ms."""
     wait(lambda: sum(gain(server.samples(), before, "valence_input_tokens_count", "model").values()) >= texts, timeout_s=20)
     time.sleep(0.2)
     return server.samples()
@@ -92,7 +94,7 @@ def settled(server: Any, before: Samples, texts: float, wait: Callable[..., None
 
 @pytest.fixture(scope="module")
 def counted(counting: Any, wait: Callable[..., None]) -> tuple[list[Sent], Samples, Samples]:
-    """(what was sent over many connections at once, samples before, samples after)."""
+    """Sends requests over many connections at once: (what was sent, samples before, samples after)."""
     sent = KINDS * 12
     before = counting.samples()
     with ThreadPoolExecutor(24) as pool:
@@ -158,7 +160,7 @@ def test_padding_is_what_makes_texts_equally_long(
 ) -> None:
     texts = ["the food was good", "the food was", "the food was good"]
     lengths = [tokens_of("failing", text) for text in texts]
-    assert max(lengths) - min(lengths) == 1  # near enough for one group
+    assert max(lengths) - min(lengths) == 1  # so near that they are one group
     before = counting.samples()
     assert counting.predict(texts, model="failing").status_code == 200
     after = settled(counting, before, 3, wait)
@@ -181,7 +183,7 @@ def test_a_client_that_leaves_is_a_failure_without_an_answer(counting: Any, wait
 
 
 def test_a_queue_that_is_given_up_is_seen_empty(counting: Any, wait: Callable[..., None]) -> None:
-    """The texts that wait behind a slow one leave the queue by their deadline or their client, and no batch follows."""
+    """Texts that wait behind a slow one leave the queue, since their deadline passes or their client goes. No batch follows."""
     flags = {"x-request-timeout-s": "1.4"}
     with ThreadPoolExecutor(12) as pool:
         answers = pool.map(lambda _: counting.predict("slow", model="failing", headers=flags), range(12))
@@ -208,7 +210,7 @@ def test_counts_survive_a_worker_that_is_killed(counting: Any, wait: Callable[..
     assert [key for key, value in before.items() if key[0] not in gauges and after.get(key, -1) < value] == []
     requests = gain(after, before, "valence_requests_total", "route", "status")
     assert [requests.get(("/predict", status), 0) for status in ("200", "503")] == [statuses.count(200), statuses.count(503)]
-    unhealthy = sum(count for (_, status), count in requests.items() if status == "503")  # GET /ready was asked meanwhile
+    unhealthy = sum(count for (_, status), count in requests.items() if status == "503")  # GET /ready was answered 503 meanwhile
     assert gain(after, before, "valence_failures_total", "error_type") == {"unhealthy": unhealthy}
     assert counting.predict(["good"] * 4).status_code == 200
 

@@ -1,4 +1,4 @@
-"""Models that come, change and go while the service runs: two HTTP processes, two workers. The tests run in order."""
+"""Models are added, replaced and removed while the service runs: two HTTP processes, two workers. The tests run in order."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def put(served: Any, name: str, path: object, **fields: Any) -> httpx.Response:
 
 
 def fresh(served: Any, method: str, path: str, **options: Any) -> list[httpx.Response]:
-    """The answers over connections of their own, so that each HTTP process is likely to give some."""
+    """The answers to several requests on connections of their own, so that each HTTP process is likely to give some."""
     return [httpx.request(method, served.url + path, timeout=SAFETY_S, trust_env=False, **options) for _ in range(12)]
 
 
@@ -124,7 +124,7 @@ def test_under_load_each_answer_is_of_the_old_or_the_new_weights_and_then_of_the
     after = [scores(answer) for sent_at, answer in found if sent_at > replaced_at[0]]
     assert len(after) > 8
     assert all(one == new for one in after)
-    assert len({scores(answer) == new for _, answer in found}) == 2  # some were sent before
+    assert len({scores(answer) == new for _, answer in found}) == 2  # some were scored by the old weights
 
 
 def test_the_place_given_up_is_dropped_by_the_workers(served: Any, wait: Callable[..., None]) -> None:
@@ -200,7 +200,7 @@ def index_outside(folder: Path) -> None:
 
 
 def announce_more_than_memory(folder: Path) -> None:
-    """A header that asks for 2**47 bytes, in a file that does not hold them."""
+    """Writes a header that asks for 2**47 bytes, in a file that does not hold them."""
     header = json.dumps({"a": {"dtype": "F32", "shape": [2**45], "data_offsets": [0, 2**47]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
 
@@ -246,7 +246,7 @@ def test_a_model_that_does_not_fit_into_memory_changes_nothing(served: Any, root
 
 @pytest.fixture
 def outside(models: Mapping[str, Path], root: Path) -> Iterator[None]:
-    """Links in the root that lead out of it: a folder, and a file of a folder."""
+    """Links in the model root that lead out of it: one is a folder, one a file in a folder."""
     (root / "link").symlink_to(models["tiny-bert"])
     shutil.copytree(models["tiny-bert"], root / "inner")
     (root / "inner" / "model.safetensors").unlink()
@@ -317,7 +317,7 @@ def test_replacing_again_and_again_does_not_grow_a_worker(served: Any, root: Pat
         wait(lambda expected=expected: drops() >= expected, timeout_s=SAFETY_S, alive=served)
         if number == 2:
             settled = workers_mib()
-    # what is dropped is given back a moment later; nine copies more in each worker would be 1,080 MiB
+    # memory of a dropped model is given back a moment later; nine copies more in each of two workers would be 1,080 MiB
     wait(lambda: workers_mib() - settled < WIDE_MIB, timeout_s=10, alive=served)
 
 
@@ -325,7 +325,7 @@ WIDE_MIB = 60
 
 
 def make_wide(source: Path, folder: Path) -> None:
-    """60 MiB of weights, so that one copy too many shows."""
+    """Makes a checkpoint with 60 MiB of weights, so that one copy too many shows."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 

@@ -13,13 +13,13 @@ from models.new.__main__ import scaffold
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "checkpoints", "checkpoint", "results")
-# As long as a name may be: it must not push the template's lines over the limit.
+# A name as long as may be: the template's lines must not exceed the limit of length with it.
 NAME = "attentive_pooling_of_x24"
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository with a new architecture in it."""
+    """A copy of the repository with a new architecture in it."""
     root = shutil.copytree(ROOT, tmp_path_factory.mktemp("copy") / "valence", ignore=LEFT_OUT)
     scaffold(NAME, root=root)
     return root

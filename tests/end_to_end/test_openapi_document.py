@@ -1,5 +1,6 @@
-"""Schemathesis against the server: no answer off the document, no fault, nothing taken that the document forbids or refused that
-it allows."""
+"""Schemathesis against the server: every answer is as the document says, and none is a fault of the server.
+
+The server takes no request that the document forbids, and refuses none that it allows."""
 
 import re
 import subprocess

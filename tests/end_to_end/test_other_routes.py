@@ -20,7 +20,7 @@ def test_head_is_get_without_a_body(server: Any, path: str) -> None:
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-# They change the service, which has no admin key here.
+# These routes change the service. This server has no admin key, so they are closed.
 CHANGES = {("post", "/models"), ("delete", "/models/{name}")}
 
 
@@ -112,7 +112,7 @@ def test_metrics_count_exactly_what_was_sent(server: Any, wait: Callable[..., No
         after = read()
         return {key: after[key] - before[key] for key in counted}
 
-    # Each process writes what it counts within 50 ms.
+    # Each process writes its counts within 50 ms.
     wait(lambda: all(count >= expected[key] for key, count in difference().items()), timeout_s=10)
     assert difference() == expected
 

@@ -1,4 +1,4 @@
-"""More requests than the service can do. `make drills` sends them for a minute."""
+"""More requests come than the service can answer. `make drills` sends them for a minute."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ class Answered(NamedTuple):
 
 
 class Naps:
-    """Sends "nap" over connections that are kept, with next to no work of its own."""
+    """Sends "nap" over kept connections, at hardly any CPU time of the client."""
 
     BODY = b'{"inputs": "nap"}'
     REQUEST = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -49,7 +49,7 @@ class Naps:
 
 
 async def closed_loop(server: Any, *, connections: int, seconds: float) -> list[Answered]:
-    """Each connection sends as soon as it is answered."""
+    """Each connection sends its next request as soon as it is answered."""
     naps = Naps(server)
     end = time.perf_counter() + seconds
 
@@ -64,7 +64,7 @@ async def closed_loop(server: Any, *, connections: int, seconds: float) -> list[
 
 
 async def open_loop(server: Any, *, rate: int, seconds: int) -> list[Answered]:
-    """Requests are sent at a rate, whatever comes back."""
+    """Requests are sent at a fixed rate, however fast they are answered."""
     naps = Naps(server)
     first = time.perf_counter()
     async with asyncio.timeout(seconds + SAFETY_S), asyncio.TaskGroup() as sending:
@@ -81,7 +81,7 @@ def p99(durations: Iterable[float]) -> float:
 
 
 def resident(server: Any) -> int:
-    """Bytes of memory of all processes."""
+    """The memory of all processes in bytes."""
     main = psutil.Process(server.process.pid)
     return sum(process.memory_info().rss for process in [main, *main.children(recursive=True)])
 
@@ -90,7 +90,7 @@ def resident(server: Any) -> int:
     "10 times the capacity", "accepted p99 within 2 times that at capacity, the rest 429 in under 10 ms; memory flat"
 )
 def test_overload_is_refused_at_once(start_server: Callable[..., Any], full: bool, drill: Drill) -> None:
-    """Every text takes the worker 50 ms, so 20 requests a second are all it can do, whatever the machine."""
+    """Every text takes the worker 50 ms. So on any machine it can answer 20 requests a second at most."""
     server = start_server("--http-processes", "1", "--max-concurrent-requests", "4", "--max-batch-tokens", "1")
     seconds = 60 if full else 3
     at_capacity = asyncio.run(closed_loop(server, connections=4, seconds=seconds / 2))
@@ -99,7 +99,7 @@ def test_overload_is_refused_at_once(start_server: Callable[..., Any], full: boo
     overload = asyncio.run(open_loop(server, rate=200, seconds=seconds))
     growth = resident(server) / memory - 1
     assert {answer.status for answer in at_capacity} == {200}
-    assert len(overload) == 200 * seconds  # every one was answered
+    assert len(overload) == 200 * seconds  # every request was answered
     accepted = [answer.seconds for answer in overload if answer.status == 200]
     refused = [answer for answer in overload if answer.status == 429]
     assert len(accepted) + len(refused) == len(overload)
@@ -109,7 +109,7 @@ def test_overload_is_refused_at_once(start_server: Callable[..., Any], full: boo
     p99_at_capacity, p99_accepted = p99(answer.seconds for answer in at_capacity), p99(accepted)
     p99_refused = p99(answer.seconds for answer in refused)
     assert p99_accepted < 2 * p99_at_capacity
-    assert p99_refused < (0.01 if full else p99_at_capacity)  # the machine may have more to do than a short run
+    assert p99_refused < (0.01 if full else p99_at_capacity)  # other work of the machine weighs more in a short run
     assert growth < (0.02 if full else 0.05)
     assert server.predict("good").status_code == 200
     drill(

@@ -1,4 +1,4 @@
-"""`POST /predict`: forms of input, shapes of answer, errors, and scores that company does not change."""
+"""`POST /predict`: forms of input, shapes of answer, errors, and scores that do not depend on the other texts of a batch."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ SAFETY_S = 60
 
 
 def is_scores(answer: Any) -> bool:
-    """All labels, best first."""
+    """Whether an answer holds all labels, best first."""
     ranked = [item["score"] for item in answer]
     return {item["label"] for item in answer} == LABELS and ranked == sorted(ranked, reverse=True)
 

@@ -20,7 +20,7 @@ SAFETY_S = 60
 
 @pytest.fixture(scope="module")
 def guarded(start_server: Callable[..., Any]) -> Any:
-    """One HTTP process, a key, and few requests at a time."""
+    """A server with one HTTP process and a key, which takes few requests at a time."""
     return start_server("--http-processes", "1", "--api-key", "s3cret", "--max-concurrent-requests", str(LIMIT), headers=KEY)
 
 

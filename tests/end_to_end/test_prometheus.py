@@ -27,7 +27,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promto
 
 
 def expressions() -> list[str]:
-    """Every query of the dashboard's panels, Grafana's variables filled in."""
+    """Every query of the dashboard's panels, with values for Grafana's variables."""
     found = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
     pattern = re.compile("|".join(map(re.escape, VARIABLES)))
     return [pattern.sub(lambda match: VARIABLES[match[0]], expression) for expression in found]
@@ -41,7 +41,7 @@ def watched(start_server: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def prometheus(watched: Any, wait: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """Prometheus by deploy/prometheus.yml, but every second and from the test's server, after seconds of all kinds of load."""
+    """Prometheus with deploy/prometheus.yml, except that it scrapes this server each second. It has seen all kinds of load."""
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -86,7 +86,7 @@ def query(client: httpx.Client, expression: str) -> list[Mapping[str, Any]]:
 
 
 def load(server: Any) -> None:
-    """Good requests, and each second one that fails."""
+    """Sends good requests, and each second one that fails."""
     end_at = time.monotonic() + LOAD_S
 
     def send() -> None:

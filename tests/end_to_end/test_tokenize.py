@@ -31,6 +31,12 @@ def test_special_tokens_can_be_left_out(server: Any) -> None:
     assert [token["special"] for token in listed] == [False, False]
 
 
+def test_a_control_token_that_a_text_spells_is_text(server: Any) -> None:
+    (listed,) = tokenize(server, ["good [SEP]"]).json()
+    assert [token["text"] for token in listed if not token["special"]] == ["good", "[", "SEP", "]"]
+    assert [token["special"] for token in listed].count(True) == 2
+
+
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-lstm"])
 def test_places_count_bytes_of_utf8(server: Any, model: str) -> None:
     text = "naïve 😍 good"

@@ -20,7 +20,7 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"  # pragma
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes OTLP over HTTP and keeps it."""
+    """A collector that takes OTLP over HTTP and keeps the spans."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Receiver)
@@ -41,7 +41,7 @@ class Collector(ThreadingHTTPServer):
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """One export."""
+    """Takes one export."""
 
     server: Collector
 
@@ -75,7 +75,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def traced(start_server: Callable[..., Any], collector: Collector) -> Any:
-    """It exports every 0.1 s, where OpenTelemetry waits for 5."""
+    """A server that exports its spans every 0.1 s, where OpenTelemetry would wait 5 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         return start_server("--http-processes", "2", "--otlp-endpoint", collector.url)
@@ -125,7 +125,7 @@ def test_a_failed_request_says_why_and_how_far_it_came(
     server, *below = collector.spans(error_type)
     assert (attributes(server)["http.response.status_code"], attributes(server)["error.type"]) == (status, error_type)
     assert {span.name for span in below} == parts
-    assert server.status.code == Status.STATUS_CODE_UNSET  # the client's fault, or its text's
+    assert server.status.code == Status.STATUS_CODE_UNSET  # the fault is the client's or its text's
 
 
 def test_a_deadline_that_passes_is_an_error_of_ours(traced: Any, collector: Collector, wait: Callable[..., None]) -> None:
@@ -164,7 +164,7 @@ def test_a_collector_saw_both_processes_and_no_text(collector: Collector) -> Non
 
 def test_a_collector_that_is_gone_is_not_missed(start_server: Callable[..., Any]) -> None:
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        nobody.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         server = start_server("--http-processes", "1", "--otlp-endpoint", f"http://127.0.0.1:{nobody.getsockname()[1]}")
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(lambda _: server.predict("good"), range(600)))

@@ -1,4 +1,4 @@
-"""`overflow: "window"` over HTTP, held against transformers' own tokenization and a plain forward of each window."""
+"""`overflow: "window"` over HTTP, held against windows by transformers' own tokenizer and a plain forward of each."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 ByLabel = Callable[..., dict[str, float]]
-# float32 sums in another order; the logits are of order 1
+# A batch sums float32 numbers in another order than a window alone. The logits are of order 1.
 TOLERANCE = 1e-5
 SENTENCE = "the film was good and funny and moving a terrible boring camera train leaves at nine on monday wonderful hate"
 WORDS = SENTENCE.split()
@@ -19,18 +19,18 @@ SMALL_LIMIT = 64
 
 
 def text(words: int, *, seed: int = 0) -> str:
-    """Words in an order that differs from window to window."""
+    """A text of words in random order, so that its windows differ."""
     return " ".join(WORDS[(place * place + seed + place // 7) % len(WORDS)] for place in range(words))
 
 
 @pytest.fixture(scope="module")
 def roomy(start_server: Callable[..., Any]) -> Any:
-    """Takes many windows a request."""
+    """A server that takes many windows a request."""
     return start_server("--max-client-batch-size", "1024", names=NAMES)
 
 
 class Reference:
-    """Windows by transformers' tokenizer, each scored alone, their logits averaged by hand."""
+    """Windows are made by transformers' tokenizer and scored alone; their logits are averaged by hand."""
 
     def __init__(self, folder: Path) -> None:
         self.model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()

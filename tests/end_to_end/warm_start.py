@@ -1,8 +1,8 @@
-"""Starts `python -m service` in forks of a process that has the libraries imported: a start takes a tenth of the CPU time.
+"""Starts `python -m service` in a fork of a process that has the libraries imported, which takes a tenth of a start's CPU time.
 
-Nothing of this repository is imported before the fork, and `runpy` does after it what `python -m` does, in a session, a folder,
-and an environment of its own. What a library reads from the environment when it is imported would be read too early: of
-those variables only `HF_*` are ever set by a test, and then `can_start` says no.
+Nothing of this repository is imported before the fork. After it, `runpy` does what `python -m` does, in a session, a folder and
+an environment of its own. A variable that a library reads when it is imported would be read before the test sets it. Of these,
+tests only ever set `HF_*`, and then `can_start` says no.
 """
 
 import multiprocessing
@@ -36,12 +36,12 @@ HUB = {name: value for name, value in os.environ.items() if name.startswith("HF_
 
 
 def prepare() -> None:
-    """Lets the imports begin."""
+    """Starts the process that imports the libraries."""
     multiprocessing.forkserver.ensure_running()
 
 
 def can_start(environment: Mapping[str, str]) -> bool:
-    """Whether the libraries read the same from this environment as from that of the test run."""
+    """Whether the libraries would read the same from this environment as from that of the test run."""
     return {name: value for name, value in environment.items() if name.startswith("HF_")} == HUB
 
 
@@ -50,7 +50,7 @@ class WarmProcess:
 
     def __init__(self, module: str, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> None:
         log.touch()
-        # Not a daemon, which may have no children; `Server.close` ends it.
+        # It is no daemon, since a daemon may have no children. `Server.close` ends it.
         options = {"cwd": cwd, "environment": dict(environment), "log": log}
         self._process: ForkServerProcess = FORKS.Process(target=run_module, args=(module, list(arguments)), kwargs=options)
         self._process.start()
@@ -82,8 +82,8 @@ class WarmProcess:
 
 
 def run_module(module: str, arguments: list[str], *, cwd: Path, environment: dict[str, str], log: Path) -> None:
-    """What the fork does."""
-    multiprocessing.set_start_method(None, force=True)  # Linux's own, which a fork server changes in its forks
+    """Runs in the fork: does what `python -m` does."""
+    multiprocessing.set_start_method(None, force=True)  # to Linux's default: a fork server changes it in its forks
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""On a GPU: packed scores are those of texts alone, replayed graphs are the forward, at every batch size. Skipped without one."""
+"""On a GPU, at every batch size: packed texts score as they do alone, replayed graphs as the forward. Skipped without a GPU."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,21 +35,21 @@ def alone(found: Engine, batch: Sequence[TextIds]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def exact():
-    """float32 on the CPU, text by text."""
+    """The scores of the texts in float32 on the CPU, one text at a time."""
     return alone(engine("sentiment-bert", "cpu", dtype="float32"), texts(64))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("graphs", [True, False])
 def test_packed_scores_are_near_the_exact_ones(exact, dtype, graphs):
-    """Within 3 times what the library's own padded attention in that type is off by."""
+    """The packed scores may be off by 3 times what torch's own padded attention in that type is off by."""
     ours = engine("sentiment-bert", "cuda:0", dtype=dtype, cuda_graphs=graphs).logits(texts(64))
     library = alone(engine("sentiment-bert", "cuda:0", dtype=dtype, attn_implementation="sdpa"), texts(64))
     assert np.abs(ours - exact).max() <= 3 * np.abs(library - exact).max()
 
 
 def test_replays_are_the_forward_at_every_batch_size():
-    """With other texts in between, so that what a buffer held before would show."""
+    """Other texts are scored in between, so that a number left in a buffer would show."""
     replayed = engine("sentiment-bert", "cuda:0", dtype="bfloat16")
     eager = engine("sentiment-bert", "cuda:0", dtype="bfloat16", cuda_graphs=False)
     assert replayed.graphs is not None, replayed.details
@@ -73,7 +73,7 @@ def test_a_batch_launched_before_the_last_is_read_changes_nothing():
 def test_the_lstm_scores_as_on_the_cpu(dtype):
     batch = texts(40)
     exact_rows = alone(engine("sentiment-lstm", "cpu", dtype="float32"), batch)
-    tolerance = 1e-3 if dtype == "float32" else 0.15  # cuDNN in TF32, and bfloat16's 8 bits over a text's steps
+    tolerance = 1e-3 if dtype == "float32" else 0.15  # cuDNN uses TF32; bfloat16 rounds to 8 bits at each step
     np.testing.assert_allclose(engine("sentiment-lstm", "cuda:0", dtype=dtype).logits(batch), exact_rows, atol=tolerance)
 
 

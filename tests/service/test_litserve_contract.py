@@ -1,4 +1,4 @@
-"""What the service takes from the pinned LitServe: these fail when a new release moves it."""
+"""What the service uses of the pinned LitServe. These tests fail when a new release moves it."""
 
 import ast
 import inspect
@@ -76,7 +76,7 @@ def test_http_processes_are_started_as_the_supervisor_starts_them_again() -> Non
 
 
 def started_process(cls: type[ls.LitServer]) -> dict[str, str]:
-    """What the method that starts one worker hands to `Process`, as source, the device aside."""
+    """The arguments, as source, that a class's method which starts one worker passes to `Process`. The device is left out."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls.launch_single_inference_worker)))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".Process")]
     (call,) = calls

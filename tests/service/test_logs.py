@@ -19,7 +19,7 @@ Record = Callable[..., logging.LogRecord]
 
 @pytest.fixture
 def record() -> Record:
-    """A record as `logging` makes it; `fields` as handed over in `extra`."""
+    """A record as `logging` makes it. `fields`: what is passed in `extra`."""
 
     def make(message: str, *values: object, level: int = logging.WARNING, at: float = 0.5, **fields: object) -> logging.LogRecord:
         made = logging.LogRecord("valence.test", level, "file.py", 1, message, values, exc_info=None)
@@ -89,7 +89,8 @@ LINES = {
     "warned": "warnings.warn('hello')",
     "logged by us": "logging.getLogger('valence').info('hello'); logging.getLogger('valence').debug('hush')",
 }
-# Imports, which take seconds, and forks for each line, which then ends a main module: nobody catches what it raises.
+# The imports take seconds, so they are done once, and each line runs in a fork. There it ends the main module, where nothing
+# catches what it raises.
 PROCESSES = """
 import json, logging, os, sys, threading, warnings
 from service.logs import configure_logging
@@ -107,7 +108,7 @@ for log_format in ("auto", "json", "text"):
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], str]:
-    """What a process that configures its log and then runs a line writes to standard error."""
+    """What a process writes to standard error that configures its log and then runs a line."""
     folder = tmp_path_factory.mktemp("output")
     command = [sys.executable, "-c", PROCESSES, json.dumps(LINES)]
     subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120, check=True)

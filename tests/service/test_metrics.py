@@ -28,7 +28,7 @@ def value(exposition: str, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[[str], str]:
-    """Runs a line in a process of its own whose metrics lie in this test's folder."""
+    """Runs a line of Python in a process of its own, whose metrics lie in this test's folder."""
 
     def run_line(line: str) -> str:
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""The folders of services that were killed are removed by the next start, and no others."""
+"""The next start removes the folders of services that were killed, and no other folder."""
 
 import multiprocessing
 import os
@@ -21,14 +21,14 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def create(connection: Connection) -> None:
-    """Another service's part."""
+    """Runs in the process of another service: makes its folder."""
     connection.send(RuntimeDir.create().path)
     time.sleep(600)
 
 
 @pytest.fixture
 def other() -> Iterator[tuple[multiprocessing.process.BaseProcess, Path]]:
-    """A service's process, and its folder."""
+    """Another service: its process and its folder."""
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe()
     process = fork.Process(target=create, args=(there,))

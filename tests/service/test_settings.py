@@ -1,4 +1,4 @@
-"""Every setting by environment and by flag."""
+"""Every setting can be given by environment and by flag."""
 
 import os
 from pathlib import Path

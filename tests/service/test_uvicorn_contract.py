@@ -1,4 +1,4 @@
-"""What the service takes from the pinned uvicorn: these fail when a new release moves it."""
+"""What the service uses of the pinned uvicorn. These tests fail when a new release moves it."""
 
 import asyncio
 import inspect
@@ -74,7 +74,7 @@ def test_the_flow_control_has_what_we_ask(attribute: str) -> None:
 
 
 def test_a_task_is_made_when_the_head_is_there_and_runs_after_what_came_with_it() -> None:
-    """So the body that came in one piece with its head is whole when the edge is called."""
+    """Therefore a body that came in one piece with its head is whole when the edge is called."""
     assert "_start_asgi_task(" in inspect.getsource(HttpToolsProtocol.on_headers_complete)
     assert "create_task(" in inspect.getsource(HttpToolsProtocol._start_asgi_task)
     assert "self.cycle.more_body = False" in inspect.getsource(HttpToolsProtocol.on_message_complete)

@@ -6,12 +6,12 @@ from service.edge.http import compression, errors
 from service.edge.http.call import Call, ClientGone
 from service.edge.http.connection import BODY
 
-# Bodies of the largest size that may be on their way into one process at a time.
+# So many bodies of the largest size may be on their way into one process at a time.
 MOST_BODIES = 64
 
 
 class BodyReader:
-    """Of one HTTP process: it bounds what all bodies that are on their way take together."""
+    """Reads the bodies of one HTTP process, and bounds the memory of all that are on their way."""
 
     def __init__(self, *, limit: int) -> None:
         """`limit`: bytes of one body, once it is decompressed."""
@@ -19,8 +19,10 @@ class BodyReader:
         self._under_way = 0
 
     async def read(self, call: Call) -> bytes:
-        """The whole body, decompressed. ServiceError 413 as soon as it is known to be too large, 415 for an encoding that is not
-        known, 504 if it does not come within the request's time, 429 where too many are on their way."""
+        """The whole body, decompressed.
+
+        ServiceError 413 as soon as it is known to be too large, 415 for an unknown encoding, 504 if it does not come within the
+        request's time, 429 if too many bodies are on their way."""
         encoding = call.headers.get(b"content-encoding")
         if encoding is not None:
             compression.check_encoding(encoding)

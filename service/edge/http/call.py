@@ -14,7 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 # No proxy or browser keeps an answer.
 NO_STORE = (b"cache-control", b"no-store")
-# Asked every few seconds by whoever watches the service: of no interest to those who watch requests.
+# Monitors ask for these every few seconds, so the log of requests and the traces leave them out.
 MONITOR_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -24,7 +24,7 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer; its length is counted when it is sent."""
+    """A whole answer. The header with its length is added when it is sent."""
 
     status: int
     body: bytes
@@ -33,9 +33,11 @@ class Response:
 
 @dataclass(slots=True)
 class Call:
-    """One request on its way, and what is noted of it for those who watch: moments of `time.perf_counter`, 0 where it did not
-    come so far. `parameters`: what stands in the path for the `{name}` of its route. `body` and `timeout_s` are there once a
-    route that takes texts is called. `is_scored`: every text got its scores."""
+    """One request on its way, and what metrics, log and traces need to know of it.
+
+    `parameters`: what stands in the path for each `{name}` of its route. `body` and `timeout_s` are set before a route that takes
+    texts is called. `is_scored`: every text got its scores. `arrived_at` is a moment of `time.monotonic`, all others are of
+    `time.perf_counter`; a moment is 0 if the request did not come so far."""
 
     scope: Scope
     receive: Receive
@@ -60,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request ended. `route` is one of ours, never the path; `status` None: the client had gone."""
+    """How a request ended. `route`: a route of ours, never the client's path. `status` None: the client had gone."""
 
     route: str
     request_id: str
@@ -73,8 +75,9 @@ def json_response(status: int, content: Any, headers: Headers | None = None) -> 
 
 
 def error_response(error: ServiceError) -> Response:
-    """{"error", "error_type"}, with Retry-After where a retry can help, Allow where the verb is wrong, WWW-Authenticate without a
-    key."""
+    """The JSON {"error", "error_type"}.
+
+    It comes with Retry-After if a retry can help, with Allow if the verb is wrong, with WWW-Authenticate if a key is needed."""
     headers = [JSON]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))

@@ -9,7 +9,7 @@ from service.edge.http import errors
 WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
 # A smaller answer is sent as it is: it fits into one packet either way.
 LEAST_BYTES = 1024
-# 64 KB take 1 ms: what is larger is compressed in a thread, so that it does not hold up the event loop.
+# 64 KB take 1 ms. A larger body is compressed in a thread, so that it does not hold up the event loop.
 INLINE_BYTES = 65_536
 
 
@@ -56,7 +56,8 @@ def compress(body: bytes, *, bits: int) -> bytes:
 
 
 def preferred(accepted: bytes) -> bytes | None:
-    """
+    """The first encoding of ours that Accept-Encoding allows; None if it allows none.
+
     >>> preferred(b"br;q=1.0, gzip;q=0.8"), preferred(b"gzip;q=0, deflate"), preferred(b"br")
     (b'gzip', b'deflate', None)
     """

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection: uvicorn's, with bounds that it lacks, and its refusals in the contract's shape.
+"""One HTTP/1.1 connection: uvicorn's, with bounds that it lacks, and refusals in the form of our errors.
 
-uvicorn reads a head, or the trailers after a chunked body, of any size for any time, and the rest of a body whose request it has
-answered for ever; it takes any number of connections, and of requests behind one that is not answered yet.
+uvicorn bounds neither the size nor the time of a head, or of the trailers after a chunked body. It reads for ever what is left of
+a body after its request was answered. It takes any number of connections, and any number of requests behind an unanswered one.
 """
 
 from asyncio import BaseTransport, TimerHandle
@@ -18,25 +18,26 @@ from service.edge.http.errors import ServiceError
 
 # Bytes that may come between two pieces of body: a head, or trailers.
 HEAD_BYTES = 32_768
-# Time that a head may take, and that the rest of an answered request's body is read and dropped.
+# How long a head may take, and how long the rest of a body is read and dropped after its request was answered.
 HEAD_S = 10.0
-# Bytes of it that are dropped; where there are more the connection is closed, after a while: at once might take the answer along.
+# How many bytes of such a rest are dropped. If more come, the connection is closed after LINGER_S: closing it at once might lose
+# the answer.
 DROPPED_BYTES = 1_048_576
 LINGER_S = 1.0
 # Requests behind one that is not answered yet.
 MAX_PIPELINED = 1000
-# Where a request's scope holds uvicorn's own state of it. What goes by it instead of by ASGI's messages saves a tenth of a
-# request: uvicorn looks at each header that it sends, and a message that may have to be waited for needs a timer.
+# The key of uvicorn's own state of a request in the request's scope. Using it instead of ASGI's messages saves a tenth of a
+# request's time: uvicorn looks at each header that it sends, and waiting for a message needs a timer.
 CYCLE = "valence.cycle"
-# Where it holds the body, once all of it has come.
+# The key of the body in the scope, once all of it has come.
 BODY = "valence.body"
 
 
 class Connection(HttpToolsProtocol):
-    """What `uvicorn.Config(http=...)` takes, once the limit is bound."""
+    """A connection of one HTTP process; `uvicorn.Config(http=...)` takes this class with its limit bound."""
 
     def __init__(self, *arguments: Any, max_connections: int, **named: Any) -> None:
-        """`max_connections` of this process: one more is answered 429 and closed."""
+        """`max_connections`: of this process. One more is answered 429 and closed."""
         super().__init__(*arguments, **named)
         self.max_connections = max_connections
         # The edge, without FastAPI's and Starlette's layers around it: FastAPI looks for telemetry at each request.
@@ -68,7 +69,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_body = True
         self._stop_timer()
-        # only then: the piece that completed a head may hold other requests
+        # only then, by the head's own size: the piece that completed the head may hold other requests
         if self._bytes_without_body > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
             self._refuse(errors.head_too_large(HEAD_BYTES))
         elif len(self.pipeline) >= MAX_PIPELINED:
@@ -94,7 +95,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_message_complete()
         cast(dict[str, Any], self.scope)[BODY] = self.cycle.body
-        if self.cycle.response_complete:  # before its body had come, with which uvicorn's wait for the next request ended
+        if self.cycle.response_complete:  # answered before its body had come, which ended uvicorn's wait for another
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
@@ -106,7 +107,7 @@ class Connection(HttpToolsProtocol):
         self._refuse(errors.not_http())
 
     def _unsupported_upgrade_warning(self) -> None:
-        """A client may ask for HTTP/2 or a WebSocket. It gets HTTP/1.1, and that is no event for the log."""
+        """Logs nothing: a client may ask for HTTP/2 or a WebSocket, and gets HTTP/1.1."""
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -126,7 +127,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
 
     def _refuse(self, error: ServiceError) -> None:
-        """The last words on this connection, where they can't be taken for another request's answer."""
+        """Closes the connection. The client is told why, unless it could take that for the answer to another request."""
         if self.transport.is_closing():
             return
         metrics.FAILURES.labels(error.error_type).inc()
@@ -141,7 +142,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _may_answer(self) -> bool:
-        """No answer to an earlier request is due, and none has begun."""
+        """Whether no answer to an earlier request is due, and none has begun."""
         cycle = self.cycle
         return cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
 
@@ -154,8 +155,10 @@ class Connection(HttpToolsProtocol):
 async def respond(
     scope: Scope, send: Send, *, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, last: bool = False
 ) -> None:
-    """Sends a whole answer; the connection ends with it where it is the `last`. No header is looked at: what one repeats of a
-    client's has passed the parser, which refuses control characters."""
+    """Sends a whole answer. Where it is the `last` of its connection, the connection ends with it.
+
+    Headers are not checked. Where one repeats a client's value, that value has passed the parser, which refuses control
+    characters."""
     cycle: RequestResponseCycle | None = scope.get(CYCLE)
     if cycle is None:  # not our connection
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from service.text.refusal import TextRefused
+
 
 @dataclass(eq=False)  # not frozen: Python sets an exception's traceback
 class ServiceError(Exception):
@@ -24,8 +26,9 @@ def validation(message: str) -> ServiceError:
     return ServiceError(422, "validation", message)
 
 
-def not_tokenized() -> ServiceError:
-    return ServiceError(422, "tokenizer", "a text could not be tokenized; send valid Unicode")
+def refused(refusal: TextRefused) -> ServiceError:
+    """A text that can't be scored."""
+    return ServiceError(422, "tokenizer" if refusal.is_unreadable else "validation", str(refusal))
 
 
 def empty() -> ServiceError:
@@ -54,7 +57,7 @@ def unsupported_encoding() -> ServiceError:
 
 
 def conflict(why: str) -> ServiceError:
-    """The request is right, but not in the state that the service is in."""
+    """The request is valid, but the present state of the service forbids it."""
     return ServiceError(409, "conflict", why)
 
 

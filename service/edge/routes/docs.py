@@ -6,7 +6,7 @@ from service.edge.http.call import JSON, Call, Response
 from service.edge.routes.route import Route, Services
 
 ASSETS = {"/docs/swagger-ui-bundle.js": b"text/javascript; charset=utf-8", "/docs/swagger-ui.css": b"text/css; charset=utf-8"}
-# Its paths are relative, so that it works behind a proxy that adds a prefix. Without validatorUrl Swagger UI would show the
+# Its paths are relative, so that it works behind a proxy that adds a prefix. Unless validatorUrl is null, Swagger UI shows the
 # document to a validator on the network.
 PAGE = b"""<!DOCTYPE html>
 <html lang="en">
@@ -26,7 +26,7 @@ SwaggerUIBundle({ url: "openapi.json", dom_id: "#swagger-ui", validatorUrl: null
 </body>
 </html>
 """
-# The browser itself refuses anything from elsewhere.
+# With it the browser loads nothing from another server.
 POLICY = (
     b"content-security-policy",
     b"default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self' 'unsafe-inline'; "

@@ -1,7 +1,7 @@
 """`POST /explain`: what each token of one text gave to the score of a label, by integrated gradients.
 
-The worker computes it between batches (`explaining.py`). What one request may cost is bounded: one text of at most `MAX_TOKENS`
-tokens, `--explain-steps` gradients, the request's deadline; and so is how many there are at a time.
+The worker computes it between batches (`service.worker.explaining`). The cost of a request is bounded: by one text of at most
+`MAX_TOKENS` tokens, by `--explain-steps` gradients and by its deadline. The number of explanations at a time is bounded too.
 """
 
 import time
@@ -29,7 +29,7 @@ MAX_TOKENS = 512
 
 @with_config(STRICT)
 class ExplainBody(TypedDict):
-    """The body of `POST /explain`: one text. `label`: whose score is explained, the best one unless given."""
+    """The body of `POST /explain`: one text. `label`: the label whose score is explained; the best one unless given."""
 
     inputs: FullString
     label: NotRequired[str | None]
@@ -46,9 +46,11 @@ class ExplainedToken(ListedToken):
 
 @with_config(STRICT)
 class Explanation(TypedDict):
-    """`score` and `baseline_score` are raw scores of `label`: of the text, and of the text with every ordinary token blanked out.
-    The attributions and `completeness_error` add up to their difference. The error is at most `tolerance`, a hundredth of what
-    the tokens gave in all, unless `steps` came to the service's limit."""
+    """What each token gave to the raw score of `label`.
+
+    `score`: the raw score of the text. `baseline_score`: that of the text with every ordinary token blanked out. The attributions
+    and `completeness_error` add up to the difference of the two. The error is at most `tolerance`, a hundredth of what the tokens
+    gave in all, unless `steps` came to the service's limit."""
 
     label: str
     score: float
@@ -110,7 +112,7 @@ def packed(ids: Sequence[int]) -> bytes:
 
 
 def explanation(found: Explained, listed: Sequence[ListedToken], labels: Sequence[str]) -> Explanation:
-    """What the client is told."""
+    """The answer to the client."""
     by_token = np.frombuffer(found.attributions, dtype=ATTRIBUTION_TYPE).tolist()
     return {
         "label": labels[found.target],

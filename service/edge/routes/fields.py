@@ -1,4 +1,4 @@
-"""What the bodies of several routes have in common, and what a client is told of a body that is not what the contract asks."""
+"""What the bodies of several routes have in common, and the error for a body that is wrong."""
 
 from typing import Annotated, Literal, TypeVar
 
@@ -19,7 +19,7 @@ def _lower(value: object) -> object:
 
 
 STRICT = ConfigDict(strict=True, extra="ignore")
-# To JSON 1.0 is an integer, and some clients write it so.
+# In JSON 1.0 is an integer, and some clients write integers so.
 WHOLE = BeforeValidator(_whole)
 # For the schema: a text is not empty, which the types can't say.
 FULL_STRING: JsonDict = {"type": "string", "minLength": 1}
@@ -28,8 +28,13 @@ EXPECTED = "the body must be a JSON object with the field inputs"
 Direction = Annotated[Literal["right", "left"], BeforeValidator(_lower)]
 
 
+def is_left(direction: Direction | None) -> bool | None:
+    """None where the request does not say."""
+    return None if direction is None else direction == "left"
+
+
 def parsed(adapter: TypeAdapter[Valid], body: bytes, *, expected: str = EXPECTED) -> Valid:
-    """The JSON in `body`, validated. `expected` says what the whole of it must be. ServiceError 400 or 422."""
+    """The JSON in `body`, validated. `expected`: the error's words for a body of another kind. ServiceError 400 or 422."""
     try:
         return adapter.validate_json(body)
     except ValidationError as error:
@@ -37,7 +42,7 @@ def parsed(adapter: TypeAdapter[Valid], body: bytes, *, expected: str = EXPECTED
 
 
 def readable(error: ValidationError, *, expected: str) -> errors.ServiceError:
-    """The first fault: 400 where the body is not JSON, else 422."""
+    """The first fault as an error: 400 if the body is not JSON, else 422."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return errors.bad_request("the body is not valid JSON: " + first["msg"].removeprefix("Invalid JSON: "))

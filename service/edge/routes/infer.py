@@ -1,4 +1,4 @@
-"""Routes of the Open Inference Protocol v2, which Triton, KServe and MLServer speak: what is served, is it ready, infer."""
+"""Routes of the Open Inference Protocol v2, which Triton, KServe and MLServer speak: metadata, readiness, inference."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +13,9 @@ from service.edge.routes.monitor import check_ready
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Handler, Route, Services
 from service.edge.routes.tensors import HEADER_LENGTH, INFER_ANSWER, INFER_BODY, VERSION, infer_answer, parse_infer
-from service.edge.scoring.labelling import BY_PROBLEM_TYPE, FUNCTIONS
 from service.edge.scoring.models import EdgeModel
 from service.served.catalog import ServedModel
+from service.text.labelling import FUNCTIONS, function_for
 
 
 class ServerMetadata(TypedDict):
@@ -39,7 +39,7 @@ class Ready(TypedDict):
 
 
 class ModelReady(Ready):
-    """The same of one model."""
+    """Every worker has let this model answer a real forward."""
 
     name: str
 
@@ -102,8 +102,9 @@ async def infer(edge: Services, call: Call) -> Response:
     model = _model(edge, call)
     request = parse_infer(call.body, call.headers.get(HEADER_LENGTH))
     logits = await edge.scorer.logits(call, model, request.asked)
-    score = FUNCTIONS[request.function or BY_PROBLEM_TYPE[model.served.problem_type]]
-    return infer_answer(request, [score(row) for row in logits], model=model.served.name, labels=model.served.labels)
+    labels = model.served.labels
+    score = FUNCTIONS[request.function or function_for(model.served.problem_type, labels)]
+    return infer_answer(request, [score(row) for row in logits], model=model.served.name, labels=labels)
 
 
 def _model(edge: Services, call: Call) -> EdgeModel:

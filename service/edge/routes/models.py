@@ -1,4 +1,4 @@
-"""`/models`: what is served, for every client; and changes of it, for who has the admin key."""
+"""`/models`: lists the served models for every client, and changes them for clients with the admin key."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ class ModelBody(TypedDict):
 
 
 class ModelState(TypedDict):
-    """A served model. `weights` tells two checkpoints apart by what their files hold; `since` is ISO 8601."""
+    """A served model. `weights`: a hash of the weight files. `since`: when the checkpoint was read, ISO 8601."""
 
     name: str
     version: str | None
@@ -80,8 +80,9 @@ async def remove(edge: Services, call: Call) -> Response:
 
 
 def find_checkpoint(path: str, roots: Sequence[str]) -> Path:
-    """The folder that `path` names, absolute or from one of `roots`. ServiceError 422 unless it lies in one of them, with its
-    files, once symbolic links are followed."""
+    """The folder that `path` names, absolute or from one of `roots`.
+
+    ServiceError 422 unless the folder and each of its files lie in one of the roots once symbolic links are followed."""
     allowed = [Path(root).expanduser().resolve() for root in roots]
     try:
         folders = [(root / path).resolve() for root in allowed]
@@ -97,7 +98,7 @@ def find_checkpoint(path: str, roots: Sequence[str]) -> Path:
 
 
 def lies_in(path: Path, roots: Sequence[Path]) -> bool:
-    """For a path without links."""
+    """Whether a path lies in one of the roots; it holds no symbolic link."""
     return any(path.is_relative_to(root) for root in roots)
 
 
@@ -121,7 +122,7 @@ def _described(edge: Services, name: str) -> ModelState:
 
 
 def _readable(message: str, path: Path, settings: Settings) -> str:
-    """Folders by their names: whoever asked knows where the checkpoint lies, and need not learn where other things do."""
+    """The message without the paths of folders: a client need not learn where files lie on this machine."""
     return message.replace(f"{path.parent}/", "").replace(f"{settings.tokenizers_dir.parent}/", "")
 
 

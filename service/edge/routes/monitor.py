@@ -1,4 +1,4 @@
-"""What operators and monitors ask for: is it alive, is it ready, what does it serve, its metrics."""
+"""The routes of operators and monitors: liveness, readiness, what is served, metrics."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from service.settings import Settings
 
 
 class Status(TypedDict):
-    """One word."""
+    """The state of the service in one word."""
 
     status: str
 
@@ -34,13 +34,13 @@ async def ready(edge: Services, call: Call) -> Response:
 
 
 async def info(edge: Services, call: Call) -> Response:
-    """What is served, on what, with which limits. Beside it the fields that text-embeddings-inference's callers read."""
+    """What is served, on what, with which limits; and the fields that clients of text-embeddings-inference (TEI) read."""
     hellos = [link.hello for link in edge.links if link.hello is not None]
     return json_response(200, information(edge.settings, edge.models.catalog, hellos, http_processes=edge.http_processes))
 
 
 async def exposition(edge: Services, call: Call) -> Response:
-    """Prometheus text format, over all processes."""
+    """The metrics of all processes in Prometheus' text format."""
     metrics.IN_FLIGHT.set(edge.admission.in_flight.total)
     edge.tally.write()
     body = await asyncio.to_thread(metrics.exposition)
@@ -48,7 +48,7 @@ async def exposition(edge: Services, call: Call) -> Response:
 
 
 def check_ready(edge: Services) -> None:
-    """ServiceError 503 unless every worker has let every model answer a real forward, and the service is not about to stop."""
+    """ServiceError 503 if the service is about to stop, or a worker has not let every model answer a real forward."""
     if edge.runtime_dir.draining.exists():
         raise errors.unhealthy("the service is about to stop")
     missing = sum(not link.ready for link in edge.links)
@@ -57,7 +57,7 @@ def check_ready(edge: Services) -> None:
 
 
 class ModelInformation(TypedDict):
-    """One served model; `workers`: what each ready worker made of it."""
+    """One served model. `workers`: how each ready worker runs it."""
 
     name: str
     architecture: str
@@ -73,7 +73,7 @@ class ModelInformation(TypedDict):
 
 
 class Limits(TypedDict):
-    """What a request may ask for."""
+    """The limits of requests and of batches."""
 
     max_concurrent_requests: int
     max_client_batch_size: int
@@ -96,7 +96,7 @@ class ModelType(TypedDict):
 
 
 class Information(TypedDict):
-    """`version`, `models` and `limits` are this service's; the other fields are TEI's and speak of the first model."""
+    """`version`, `models` and `limits` are this service's; the other fields are TEI's and describe the first model."""
 
     version: str
     models: list[ModelInformation]

@@ -13,7 +13,7 @@ from service import __version__
 
 
 class Error(TypedDict):
-    """Every answer other than 200: one sentence for people, one word for programs."""
+    """The body of every error: one sentence for people, one word for programs."""
 
     error: str
     error_type: str
@@ -21,7 +21,7 @@ class Error(TypedDict):
 
 @dataclass(frozen=True)
 class Schema:
-    """A type by the name that it has in the document."""
+    """A type, and its name in the document."""
 
     name: str
     adapter: TypeAdapter[Any]
@@ -29,9 +29,11 @@ class Schema:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """What the document says of a route. `failures`: the statuses other than 200; an operation that never answers 401 takes no
-    key. `answer` None: text of the type `media`. `scores`: the answer tells of its way through the model. `created`: what an
-    answer 201 means. `binary`: the answer may come as bytes."""
+    """What the document says of a route.
+
+    `failures`: the statuses of its errors; without 401 among them it takes no key. `answer` None: text of the type `media`.
+    `scores`: the answer has the headers `SCORE_HEADERS`. `created`: what an answer 201 means. `binary`: the answer may come as
+    bytes."""
 
     name: str
     summary: str
@@ -61,7 +63,7 @@ ERRORS = {
     504: "The deadline passed.",
 }
 RETRIED = (429, 503)
-# What a route may answer that scores texts.
+# The failures of a route that scores texts.
 SCORING = (400, 401, 404, 413, 415, 422, 424, 429, 503, 504)
 SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -103,7 +105,7 @@ def document(operations: Sequence[tuple[str, str, Operation]]) -> dict[str, Any]
 
 
 def schemas(operations: Sequence[Operation]) -> dict[str, Any]:
-    """The types' JSON schemas side by side. One that pydantic writes in place, since it has no name of its own, gets ours."""
+    """The JSON schemas of all types by name. A type without a name of its own, as a union, gets the name of its `Schema`."""
     taken = {operation.body for operation in operations if operation.body is not None}
     given = {operation.answer for operation in operations if operation.answer is not None} | {ERROR}
     wanted: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [*_wanted(taken, "validation"), *_wanted(given, "serialization")]
@@ -152,7 +154,7 @@ def path_parameter(name: str) -> dict[str, Any]:
 
 
 def reference(name: str) -> dict[str, str]:
-    """To a schema of the document."""
+    """A reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 

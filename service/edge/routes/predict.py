@@ -14,14 +14,14 @@ from typing_extensions import TypedDict
 
 from service.edge.http import errors
 from service.edge.http.call import Call, Response, json_response
-from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, readable
+from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, is_left, readable
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Route, Services
-from service.edge.scoring.labelling import BY_PROBLEM_TYPE, Function, labelled
 from service.edge.scoring.scoring import Texts
-from service.edge.text.encoder import Text
+from service.text.encoder import Text
+from service.text.labelling import Function, function_for, labelled
 
-# For the schema, what the types can't say and `_texts` and `_pair` check: a pair holds one or two strings, not only empty ones.
+# For the schema: a pair holds one or two strings, and not only empty ones. The types can't say so; `_texts` and `_pair` check it.
 FULL_PAIR: JsonDict = {
     "required": ["text"],
     "anyOf": [{"required": [name], "properties": {name: FULL_STRING}} for name in ("text", "text_pair")],
@@ -56,8 +56,9 @@ Inputs = FullString | Batch | TextPair
 class PredictBody(TypedDict, total=False):
     """The body of `POST /predict`. `inputs` (or `text`) is required; a list of strings is a batch.
 
-    `overflow` says what becomes of a text longer than the model's limit, and goes before `truncate`: it is cut there, split into
-    overlapping windows that are all scored (the mean of their logits, weighted by tokens), or answered 422.
+    `overflow` says what becomes of a text that is longer than the model's limit, and goes before `truncate`. "truncate": it is
+    cut there. "window": it is split into overlapping windows, and its score is the mean of their logits, weighted by tokens.
+    "error": it is answered 422.
     """
 
     inputs: Inputs
@@ -98,8 +99,9 @@ async def predict(edge: Services, call: Call) -> Response:
     request = parse_predict(call.body)
     model = edge.models.named(call.parameters.get("name", request.model))
     rows = await edge.scorer.logits(call, model, request.asked)
-    function = request.function or BY_PROBLEM_TYPE[model.served.problem_type]
-    answers = [labelled(row, labels=model.served.labels, function=function, top_k=request.top_k) for row in rows]
+    labels = model.served.labels
+    function = request.function or function_for(model.served.problem_type, labels)
+    answers = [labelled(row, labels=labels, function=function, top_k=request.top_k) for row in rows]
     return json_response(200, answers if request.nested else answers[0])
 
 
@@ -117,7 +119,7 @@ def parse_predict(body: bytes) -> PredictRequest:
         asked=Texts(
             _texts(inputs),
             truncate=_truncate(fields, parameters or {}),
-            truncate_left=fields.get("truncation_direction") == "left",
+            truncate_left=is_left(fields.get("truncation_direction")),
             window=fields.get("overflow") == "window",
         ),
         nested=parameters is not None or isinstance(inputs, list),
@@ -158,7 +160,7 @@ def _truncate(fields: PredictBody, parameters: Parameters) -> bool | None:
 
 
 def _readable(error: ValidationError) -> errors.ServiceError:
-    """The first fault as one sentence. Pydantic reports each arm of a union; for `inputs` its forms say more."""
+    """The first fault as one sentence. Of `inputs` pydantic reports a fault for each form; the list of forms says more."""
     faults = error.errors(include_url=False, include_input=False)
     place = faults[0]["loc"]
     if place and place[0] in ("inputs", "text"):

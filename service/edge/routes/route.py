@@ -17,7 +17,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Services:
-    """Of one HTTP process. `document`: the OpenAPI document as JSON; `assets`: files of the documentation by path."""
+    """What all handlers of one HTTP process share. `document`: OpenAPI as JSON. `assets`: files of the documentation by path."""
 
     settings: Settings
     models: EdgeModels
@@ -40,8 +40,8 @@ Handler = Callable[[Services, Call], Awaitable[Response]]
 class Route:
     """A row of the table. A path may hold `{name}`, which stands for one segment.
 
-    `operation`: its place in the OpenAPI document; None: not shown there. `label`: what metrics, log and traces call it; the path
-    unless given. `takes_texts`: the call has its body and counts against the limit of requests. `admin`: takes an admin key.
+    `operation`: what the OpenAPI document says of it; None: nothing. `label`: what metrics, log and traces call it; the path
+    unless given. `takes_texts`: admission reads the body and counts the request in flight. `admin`: takes an admin key.
     """
 
     method: str

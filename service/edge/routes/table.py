@@ -1,4 +1,4 @@
-"""Every route of the service: what is dispatched, which verbs a path takes, what takes an admin key, what is documented."""
+"""Every route of the service. Dispatch, allowed verbs, admin keys and the OpenAPI document all follow this table."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Table:
         self._patterns = [(pattern_of(path), found) for path, found in by_path.items() if "{" in path]
 
     def find(self, path: str) -> tuple[ByMethod, Mapping[str, str]]:
-        """The routes of a path that holds parameters, by method, and those parameters; none where there is no such path."""
+        """For a path with parameters: its routes by method, and the parameters. Both are empty if there is no such path."""
         for pattern, found in self._patterns:
             match = pattern.fullmatch(path)
             if match is not None:
@@ -44,7 +44,8 @@ def document() -> dict[str, Any]:
 
 
 def pattern_of(path: str) -> re.Pattern[str]:
-    """
+    """A path's regular expression, in which each `{name}` stands for one segment.
+
     >>> pattern_of("/models/{name}/predict").fullmatch("/models/mine/predict")["name"]
     'mine'
     """

@@ -1,7 +1,7 @@
 """The JSON of the Open Inference Protocol's infer request and answer, with tritonclient's binary tensors behind it.
 
-A request's body is JSON, or JSON of `inference-header-content-length` bytes and then the tensors that say `binary_data_size`; an
-element of a BYTES tensor is its length as 4 bytes, little-endian, and so many bytes of UTF-8.
+A request's body is JSON. Or it is JSON of `inference-header-content-length` bytes, and behind it the bytes of the tensors that
+have a `binary_data_size`. An element of a BYTES tensor is its length as 4 bytes, little-endian, and so many bytes of UTF-8.
 
 >>> parse_infer(b'{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}', None).asked.texts
 [('good', None)]
@@ -21,11 +21,11 @@ from typing_extensions import TypedDict
 
 from service.edge.http import errors
 from service.edge.http.call import JSON, Response
-from service.edge.routes.fields import STRICT, WHOLE, Direction, FullString, parsed
-from service.edge.scoring.labelling import Function
+from service.edge.routes.fields import STRICT, WHOLE, Direction, FullString, is_left, parsed
 from service.edge.scoring.scoring import Texts
-from service.edge.text.encoder import Text
 from service.frames import LENGTH, LOGIT_TYPE
+from service.text.encoder import Text
+from service.text.labelling import Function
 
 VERSION = "1"
 HEADER_LENGTH = b"inference-header-content-length"
@@ -42,7 +42,7 @@ OutputName = Literal["label", "scores"]
 
 @with_config(STRICT)
 class TensorParameters(TypedDict, total=False):
-    """`binary_data_size`: the tensor's bytes follow the JSON. Shared memory is not offered."""
+    """`binary_data_size`: how many bytes of the tensor follow the JSON. Shared memory is not offered."""
 
     binary_data_size: Annotated[int, Ge(0), WHOLE] | None
     shared_memory_region: None
@@ -78,7 +78,7 @@ class RequestedOutput(TypedDict):
 
 @with_config(STRICT)
 class InferParameters(TypedDict, total=False):
-    """As in `/predict`; `timeout` is in microseconds, `binary_data_output` for every output that does not say otherwise."""
+    """As in `/predict`. `timeout`: in microseconds. `binary_data_output`: the `binary_data` of every output that has none."""
 
     truncate: bool | None
     truncation_direction: Direction | None
@@ -125,7 +125,7 @@ INFER_ANSWER: TypeAdapter[InferAnswer] = TypeAdapter(InferAnswer)
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A valid request. `outputs`: whether each goes binary, in the order asked for."""
+    """A valid request. `outputs`: in the order asked for, whether each is sent as bytes."""
 
     asked: Texts
     id: str | None
@@ -143,7 +143,7 @@ def parse_infer(body: bytes, header_length: bytes | None) -> InferRequest:
         asked=Texts(
             _texts(fields["inputs"][0], binary),
             truncate=parameters.get("truncate"),
-            truncate_left=parameters.get("truncation_direction") == "left",
+            truncate_left=is_left(parameters.get("truncation_direction")),
             timeout_s=None if timeout_us is None else timeout_us / 1e6,
         ),
         id=fields.get("id"),

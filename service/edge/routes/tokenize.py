@@ -15,7 +15,7 @@ from service.edge.http.call import JSON, Call, Response
 from service.edge.routes.fields import STRICT, FullString, parsed
 from service.edge.routes.openapi import Operation, Schema
 from service.edge.routes.route import Route, Services
-from service.edge.text.encoder import TextEncoder
+from service.text.encoders import Encoder
 
 
 @with_config(STRICT)
@@ -29,7 +29,7 @@ class TokenizeBody(TypedDict):
 
 @with_config(STRICT)
 class ListedToken(TypedDict):
-    """`start` and `stop` count bytes of the text in UTF-8; a special token stands for none of them."""
+    """A token. `start` and `stop` count bytes of the text in UTF-8; a special token has none."""
 
     id: int
     text: str
@@ -56,14 +56,14 @@ async def tokenize(edge: Services, call: Call) -> Response:
     return Response(200, await edge.scorer.made(call, list_tokens, characters=sum(map(len, texts))), [JSON])
 
 
-def listed(encoder: TextEncoder, texts: Sequence[str], *, add_special_tokens: bool) -> bytes:
+def listed(encoder: Encoder, texts: Sequence[str], *, add_special_tokens: bool) -> bytes:
     """JSON: a list of tokens for each text."""
     encodings = encoder.encodings(texts, add_special_tokens=add_special_tokens)
     return orjson.dumps([tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)])
 
 
 def tokens(text: str, encoding: Encoding) -> list[ListedToken]:
-    """The tokens of one text. The library counts characters, TEI bytes."""
+    """The tokens of one text. The tokenizers library counts places in characters; they are given in bytes, as by TEI."""
     byte_at = range(len(text) + 1) if text.isascii() else list(accumulate((len(char.encode()) for char in text), initial=0))
     return [
         {"id": id, "text": token, "special": True, "start": None, "stop": None}

@@ -1,4 +1,4 @@
-"""How many requests are on their way through the service: one number for all HTTP processes, which share one limit."""
+"""How many requests may be on their way through the service: all HTTP processes share one count and one limit."""
 
 import asyncio
 import logging
@@ -14,17 +14,18 @@ from service.settings import Settings
 
 log = logging.getLogger("valence.admission")
 COUNT_BYTES = 4
-# An overload is summed up for so long before it is logged.
+# Refusals are counted for so long, then logged in one line.
 REFUSALS_S = 5.0
-# Explanations are long: so few at a time, over all HTTP processes.
+# At a time, over all HTTP processes. They are few, since each is long.
 MAX_EXPLANATIONS = 8
 
 
 class InFlight:
-    """Counts in memory that forked processes share. Each writes at its own place, so none needs a lock; all read the sum.
+    """Counts requests in memory that forked processes share.
 
-    A limit divided among them instead would refuse clients of a process that has more than its part of the connections while the
-    others are idle. Two that admit at the same moment may exceed the limit by one."""
+    Each process writes at its own place, so none needs a lock; all read the sum. The limit is not divided among the processes:
+    one with more than its part of the connections would refuse clients while the others are idle. Two processes that admit a
+    request at the same moment may exceed the limit by one."""
 
     def __init__(self, *, processes: int, limit: int) -> None:
         self.limit = limit
@@ -33,11 +34,11 @@ class InFlight:
 
     @property
     def total(self) -> int:
-        """In all processes."""
+        """The requests in flight in all processes."""
         return sum(self._counts)
 
     def enter(self, place: int) -> None:
-        """This process, or one that is forked from it next, counts at `place`, from 0: who counted there before is gone."""
+        """Makes this process, or the next that it forks, count at `place`. The count there begins at 0: who had it is gone."""
         self._place = place
         self._counts[place] = 0
 
@@ -47,17 +48,17 @@ class InFlight:
             raise errors.overloaded(self.limit)
 
     def add(self) -> None:
-        """One more in this process. ServiceError 429 where the limit is reached."""
+        """Counts one request more in this process. ServiceError 429 where the limit is reached."""
         self.check()
         self._counts[self._place] += 1
 
     def remove(self) -> None:
-        """One that was added has ended."""
+        """Counts one request less: it has ended."""
         self._counts[self._place] -= 1
 
 
 class Admission:
-    """What every route that takes texts begins with."""
+    """The first step of every route that takes texts."""
 
     def __init__(self, settings: Settings, in_flight: InFlight) -> None:
         self.settings = settings
@@ -66,8 +67,10 @@ class Admission:
         self._refused = 0
 
     async def admit(self, call: Call, handle: Callable[[Call], Awaitable[Response]]) -> Response:
-        """Answers by `handle` once the body is there, and not before holds one of the requests in flight: a client that sends
-        slowly takes none from the others. ServiceError 429 where there is none to be had, at the head already."""
+        """Reads the body, then counts the request as in flight and answers it by `handle`.
+
+        It is not counted before its body is there, so that a client that sends slowly takes no place from others. ServiceError
+        429 where the limit is reached; this is checked before the body is read, too."""
         try:
             self.in_flight.check()
             call.timeout_s = timeout_s(call.headers, self.settings.request_timeout_s)
@@ -83,7 +86,7 @@ class Admission:
             self.in_flight.remove()
 
     def _note_refusal(self) -> None:
-        """Has an overload logged: a line for `REFUSALS_S` of it, not one for each request."""
+        """Counts a refusal. All refusals within `REFUSALS_S` are one line of the log."""
         if not self._refused:
             asyncio.get_running_loop().call_later(REFUSALS_S, self._log_refusals)
         self._refused += 1
@@ -97,16 +100,16 @@ class Admission:
 
 
 class Explanations:
-    """How many explanations one HTTP process asks for at a time: an equal share for each."""
+    """How many explanations one HTTP process may ask for at a time: each process has an equal share of `MAX_EXPLANATIONS`."""
 
     def __init__(self, *, steps: int, http_processes: int) -> None:
-        """`steps` 0: none."""
+        """`steps` 0: the service explains nothing."""
         self.limit = math.ceil(MAX_EXPLANATIONS / http_processes) if steps else 0
         self.in_flight = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds one of them. ServiceError 404 where there are none, 429 where none is left."""
+        """Counts an explanation as in flight. ServiceError 404 if the service explains nothing, 429 if the limit is reached."""
         if not self.limit:
             raise errors.not_found("explanations are switched off in this service")
         if self.in_flight >= self.limit:
@@ -119,7 +122,7 @@ class Explanations:
 
 
 def timeout_s(headers: Mapping[bytes, bytes], limit_s: float) -> float:
-    """The deadline that the client asks for, if it is shorter than the service's. ServiceError 422 for what is none.
+    """The deadline that the client asks for, if it is shorter than the service's. ServiceError 422 if it is no number above 0.
 
     >>> timeout_s({b"x-request-timeout-s": b"2.5"}, 30), timeout_s({}, 30)
     (2.5, 30)

@@ -1,13 +1,13 @@
 """Changes of the served models while the service runs, as one HTTP process makes and follows them.
 
-A model is added in four steps, and until the third nothing has changed for anybody:
+A model is added in four steps. Before the third, nothing has changed for any client:
 
-1. this process announces a new place to each worker, so that it keeps what comes there;
+1. this process announces a new place to each worker, so that the worker keeps the model that is loaded there;
 2. each worker, one after another, loads the model at that place and lets it answer a real forward;
 3. the roster that holds the place is written, and every HTTP process sends new requests there;
-4. a process that has nothing in flight on the place given up announces that, and a worker that hears it of all drops the model.
+4. a process without a request in flight at the old place announces that; a worker that has heard it from all drops the old model.
 
-A process that dies on the way leaves nothing behind: its connections close, and what it announced goes with them.
+A process that dies on the way leaves nothing behind: its connections close, and its announcements end with them.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from service import metrics
@@ -32,12 +33,12 @@ log = logging.getLogger("valence.models")
 FOLLOW_S = 0.2
 CONFIRM_S = 30.0
 POLL_S = 0.02
-# One worker's load, from a slow disk: past it something is stuck.
+# How long one worker may load, from a slow disk. After that something is stuck.
 LOAD_S = 900.0
 
 
 class Changes:
-    """Keeps this process to the roster, and changes it for all."""
+    """Makes this process serve what the roster says, and changes the roster for all processes."""
 
     def __init__(self, settings: Settings, models: EdgeModels, links: Sequence[Link], *, runtime_dir: RuntimeDir) -> None:
         """Serves what the roster says now."""
@@ -46,14 +47,15 @@ class Changes:
         self.links = links
         self.file = RosterFile(runtime_dir)
         self.followers = Followers(runtime_dir)
+        self._edge_model = partial(EdgeModel.of, settings=settings, runtime_dir=runtime_dir)
         self.roster = Roster({}, generation=-1)
         self._turn = asyncio.Lock()
         self._candidates: tuple[int, ...] = ()  # a place that is being loaded
         roster = self.file.read()
-        self._follow(roster, {place: EdgeModel.of(place, model) for place, model in roster.models.items()})
+        self._follow(roster, {place: self._edge_model(place, model) for place, model in roster.models.items()})
 
     async def follow(self) -> None:
-        """Runs for the life of the process: does what other processes have changed."""
+        """Runs for the life of the process: follows the changes that other processes make."""
         stamp = None
         while True:
             try:
@@ -61,29 +63,30 @@ class Changes:
                 if found != stamp:
                     await self.catch_up()
                     stamp = found
-            except Exception:  # a tokenizer that was deleted, say: what was served goes on, and the next round tries again
+            except Exception:  # a deleted tokenizer, say: the served models go on, and the next round tries again
                 log.exception("the served models could not be followed")
             if self.models.drop_idle():
                 self._announce()
             await asyncio.sleep(FOLLOW_S)
 
     async def catch_up(self) -> None:
-        """Serves what the roster says."""
+        """Reads the roster and serves what it says."""
         async with self._turn:
             roster = self.file.read()
             if roster.generation == self.roster.generation:
                 return
             new = {place: model for place, model in roster.models.items() if place not in self.models.by_place}
-            self._follow(roster, {place: await asyncio.to_thread(EdgeModel.of, place, model) for place, model in new.items()})
+            self._follow(roster, {place: await asyncio.to_thread(self._edge_model, place, model) for place, model in new.items()})
 
     async def put(self, name: str, path: Path, *, version: str | None) -> ServedModel:
-        """Serves the checkpoint in `path` under a name, in the place of what had it. ServiceError if that can't be; then nothing
-        is changed."""
+        """Serves the checkpoint in `path` under a name, instead of the model that had the name.
+
+        ServiceError if that can't be done; then nothing is changed."""
         with self._change():
             await self.catch_up()
             model = await self._described(name, path, version)
-            place = time.monotonic_ns()  # never given before, also not to a load that failed
-            self._candidates = (place,)  # whatever is announced meanwhile names it, or a worker would drop it again
+            place = time.monotonic_ns()  # a number that no place had before, not even one whose load failed
+            self._candidates = (place,)  # every announcement names it from now on, or a worker would drop it again
             self._announce()
             try:
                 await self._load(Load(place, MODEL.dump_json(model)))
@@ -95,7 +98,7 @@ class Changes:
         return model
 
     async def remove(self, name: str) -> None:
-        """Serves a model no more. ServiceError for the default model, and for one that there is not."""
+        """Serves a model no more. ServiceError for the default model, and for a name that is not served."""
         with self._change():
             await self.catch_up()
             place = self.roster.place(name)
@@ -120,6 +123,9 @@ class Changes:
         for model in roster.models.values():
             metrics.model_info(model.name, model.architecture, served=True)
         self.models.serve({place: new.get(place) or self.models.by_place[place] for place in roster.models})
+        for link in self.links:
+            if link.hello is not None:
+                self.models.learn(link.hello.facts)
         self.roster = roster
         self._announce()
         self.followers.came_to(roster.generation)
@@ -135,7 +141,7 @@ class Changes:
             raise errors.validation(str(error)) from error
 
     async def _load(self, message: Load) -> None:
-        """One worker after another: the others compute at full speed meanwhile."""
+        """Has one worker after another load the model, while the others compute at full speed."""
         try:
             for link in self.links:
                 async with asyncio.timeout(LOAD_S):
@@ -146,7 +152,7 @@ class Changes:
             raise errors.unhealthy("a worker died while the model was loaded; nothing was changed")
 
     async def _write(self, roster: Roster) -> None:
-        """Writes the roster, and waits until every HTTP process goes by it."""
+        """Writes the roster, and waits until every HTTP process routes by it."""
         self.file.write(roster)
         await self.catch_up()
         deadline = time.monotonic() + CONFIRM_S

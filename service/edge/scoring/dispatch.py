@@ -1,4 +1,4 @@
-"""Which worker computes a request, and how long it is waited for."""
+"""Which worker computes a request, and how long its answer is waited for."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ WATCH_AFTER_S = 0.1
 
 
 class Dispatcher:
-    """The links to all workers."""
+    """Asks workers, through the links to all of them."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = links
@@ -59,7 +59,7 @@ class Dispatcher:
 
 
 async def watch_slow_request(receive: Receive, future: asyncio.Future[Any], deadline: float, timeout_s: float) -> None:
-    """Settles the future of a request whose client goes away or whose deadline passes."""
+    """Ends the wait for an answer once the client goes away or the deadline passes: the future gets that error."""
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             while (await receive())["type"] != "http.disconnect":

@@ -22,6 +22,7 @@ from service.frames import (
     Cancel,
     Explain,
     Explained,
+    Facts,
     FrameReader,
     Hello,
     Job,
@@ -33,12 +34,13 @@ from service.frames import (
 )
 
 log = logging.getLogger("valence.link")
+Learn = Callable[[Mapping[int, Facts]], None]
 RECONNECT_S = 0.1
 
 
 @dataclass(slots=True)
 class Reply:
-    """What is known of a job: logits by text, filled by the worker's answers, done when every text has one."""
+    """What is known of a job: the logits of each text, as the worker's answers bring them. `missing`: texts without an answer."""
 
     future: asyncio.Future["Reply"]
     missing: int
@@ -61,18 +63,22 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """An explanation that was asked for: done when the worker has answered."""
+    """An explanation that the worker was asked for and has not answered."""
 
     future: asyncio.Future[Explained]
 
 
 class Link(asyncio.Protocol):
-    """Sends jobs to a worker and settles their futures. `places`: what the worker serves, with details; empty until it is ready.
-    `pending`: what it was asked and has not answered, by the number of the job."""
+    """Sends jobs to a worker and settles their futures.
 
-    def __init__(self, path: Path, *, on_found: Callable[[Hello], None], on_lost: Callable[[Hello], None]) -> None:
+    `places`: what the worker serves, with details; empty until it is ready. `pending`: by the id of a job, what the worker was
+    asked and has not answered."""
+
+    def __init__(self, path: Path, *, on_found: Callable[[Hello], None], on_lost: Callable[[Hello], None], learn: Learn) -> None:
+        """`learn` is told what a worker found out about its models, at each of its greetings."""
         self.path = path
         self.on_found = on_found
+        self.learn = learn
         self.on_lost = on_lost
         self.hello: Hello | None = None
         self.pending: dict[int, Reply | Awaited] = {}
@@ -86,7 +92,7 @@ class Link(asyncio.Protocol):
 
     @property
     def ready(self) -> bool:
-        """The worker has said hello, which it does once every model has answered a real forward."""
+        """Whether the worker has said hello, which it does once every model has answered a real forward."""
         return self.hello is not None
 
     async def keep_connected(self) -> None:
@@ -99,8 +105,9 @@ class Link(asyncio.Protocol):
             await asyncio.sleep(RECONNECT_S)
 
     def ask(self, asked: Job | Explain) -> asyncio.Future[Any]:
-        """Sends it with a number of its own. The future's result is a `Reply` to a job, an `Explained` to the other; ServiceError
-        503 if the worker dies."""
+        """Gives the question an id of its own and sends it.
+
+        The future's result is a `Reply` to a `Job`, and an `Explained` to an `Explain`; ServiceError 503 if the worker dies."""
         future = asyncio.get_running_loop().create_future()
         asked.id = next(self._ids)
         if isinstance(asked, Job):
@@ -112,7 +119,7 @@ class Link(asyncio.Protocol):
         return future
 
     def forget(self, job_id: int) -> None:
-        """Nobody waits for the job any more: the worker need not compute it."""
+        """Gives up a job that nobody waits for any more: the worker need not compute it."""
         if self.pending.pop(job_id, None) is not None and self._transport is not None:
             self._post(Cancel(id=job_id))
 
@@ -123,7 +130,7 @@ class Link(asyncio.Protocol):
             self._post(Keep(places))
 
     def load(self, message: Load) -> asyncio.Future[None]:
-        """Has the worker load a model. ServiceError 422 says why it can't, 503 if it is not there or dies of it."""
+        """Has the worker load a model. ServiceError 422 says why it can't; 503 if the worker is not there or dies meanwhile."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._transport is None:
             future.set_exception(errors.unhealthy("a worker is not ready; retry"))
@@ -147,6 +154,7 @@ class Link(asyncio.Protocol):
                     awaited.future.set_result(message)
             elif isinstance(message, Hello):
                 first, self.hello, self.places = self.hello is None, message, message.details
+                self.learn(message.facts)
                 if first:
                     self.on_found(message)
             elif isinstance(message, Loaded):

@@ -1,1 +1,1 @@
-"""What an HTTP process tells those who watch it."""
+"""What an HTTP process tells those who watch it: metrics (`meter`), log (`request_log`, `workers_log`), traces (`tracing`)."""

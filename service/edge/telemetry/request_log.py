@@ -9,8 +9,9 @@ log = logging.getLogger("valence.access")
 
 
 def log_request(call: Call, outcome: Outcome) -> None:
-    """Who asked for what and how it went, never a text. What a request did not come to is null. Monitors' requests are left out
-    unless they fail."""
+    """Logs what was asked for and how it went, never a text.
+
+    A field is null if the request did not come so far. Requests of monitors are left out unless they fail."""
     if outcome.route in MONITOR_ROUTES and not call.error_type:
         return
     tokenization_s = call.tokenized_at - call.tokenization_started_at if call.tokenized_at else None

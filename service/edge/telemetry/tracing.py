@@ -1,8 +1,8 @@
 """OpenTelemetry traces, where the operator names a collector (`--otlp-endpoint`; needs the extra `tracing`).
 
-A request is one server span with the children `tokenize`, `queue` and `inference`. They are made once it has been answered, from
-the times that were noted on its way. A thread of the HTTP process exports them in batches; when the collector can't be reached,
-spans are lost and nothing else happens.
+A request is one server span with the children `tokenize`, `queue` and `inference`. The spans are made once the request has been
+answered, from the times that were noted on its way. A thread of the HTTP process exports them in batches. When the collector
+can't be reached, spans are lost and nothing else happens.
 """
 
 import logging
@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from service import __version__
 from service.edge.http.call import MONITOR_ROUTES, Call, Outcome
 
-# How long an export may take, repeats included; with it, how long a stop waits for a collector that is gone.
+# How long an export may take, repeats included. A stop waits as long for a collector that is gone.
 EXPORT_TIMEOUT_S = 5
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -32,7 +32,7 @@ class Tracer:
 
     def __init__(self, endpoint: str) -> None:
         """`endpoint`: the collector's base address, as http://collector:4318."""
-        logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)  # it warns of each repetition, and then gives up
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)  # hides its warning at each repetition
         self._exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
         resource = Resource.create({"service.name": "valence", "service.version": __version__, "process.pid": os.getpid()})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -41,7 +41,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def record(self, call: Call, outcome: Outcome) -> None:
-        """The spans of a request that has been answered. Those of monitors are not worth one."""
+        """Makes the spans of a request that has been answered. Requests of monitors get none."""
         if outcome.route in MONITOR_ROUTES:
             return
         clock = Clock()
@@ -60,7 +60,7 @@ class Tracer:
         span.end(clock.now_ns)
 
     def close(self) -> None:
-        """Exports what is left, and ends the thread. The library would try each batch in turn, 30 s in all."""
+        """Exports what is left, within EXPORT_TIMEOUT_S, and ends the thread. The library alone would try for 30 s."""
         give_up = threading.Timer(EXPORT_TIMEOUT_S, self._exporter.shutdown)
         give_up.start()
         self._provider.shutdown()
@@ -90,8 +90,10 @@ class Clock:
 
 
 def parts(call: Call) -> Iterator[tuple[str, float, float]]:
-    """(name, start, end) of what a request went through. Queue and inference are as the worker says; the texts of a large request
-    may be computed in several batches: then the wait is the last one's, and `inference` ends when the last answer came."""
+    """(name, start, end) of each part of a request's way.
+
+    The times of `queue` and `inference` are the worker's. If a large request was computed in several batches, `queue` is the wait
+    for the last one, and `inference` ends when the last answer came."""
     if call.tokenized_at:
         yield "tokenize", call.tokenization_started_at, call.tokenized_at
     if call.scored_at:
@@ -101,7 +103,7 @@ def parts(call: Call) -> Iterator[tuple[str, float, float]]:
 
 
 def attributes(call: Call, outcome: Outcome, method: str) -> dict[str, str | int]:
-    """By OpenTelemetry's conventions for HTTP, and our own with a prefix. Never a text."""
+    """The attributes of a span: those of OpenTelemetry's conventions for HTTP, and our own with a prefix. Never a text."""
     found: dict[str, str | int] = {
         "http.request.method": method,
         "http.route": outcome.route,

@@ -1,5 +1,7 @@
-"""What the log says of the workers, once for all HTTP processes: that each is ready or lost, and, once all are there, what is
-served, on what, and within which limits."""
+"""What the log says of the workers, once for all HTTP processes.
+
+A line says that a worker is ready or lost. Once all workers are ready, a line says what is served, on what, within which limits.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -29,11 +31,12 @@ class Catalog(Protocol):
 
 
 class OneSpeaks(logging.Filter):
-    """Lets the records of one process pass, for what all of them see alike: the first that has something to say, as long as it
-    lives, and then another."""
+    """Lets the records of only one process pass, where every process would log the same.
+
+    It is the first process that logs something. When that one has died, it is the next that does."""
 
     def __init__(self, lock: Path) -> None:
-        """To be made by each process of its own, after it was forked."""
+        """Each process makes a filter of its own, after it was forked."""
         super().__init__()
         self._lock = lock.open("w")
 
@@ -42,7 +45,7 @@ class OneSpeaks(logging.Filter):
 
 
 class WorkersLog:
-    """Of one HTTP process, told by its links."""
+    """The log of one HTTP process, whose links call `found` and `lost`."""
 
     def __init__(self, settings: Settings, models: Catalog, *, http_processes: int) -> None:
         self.settings = settings
@@ -52,7 +55,7 @@ class WorkersLog:
         self._is_said = False
 
     def found(self, hello: Hello) -> None:
-        """A worker is ready."""
+        """Notes that a worker is ready."""
         log.info("worker %s is ready", hello.device)
         metrics.WORKER_UP.labels(hello.device).set(1)
         hellos = [link.hello for link in self.links if link.hello is not None]
@@ -61,14 +64,14 @@ class WorkersLog:
             log_ready(self.settings, self.models.catalog, hellos, http_processes=self.http_processes)
 
     def lost(self, hello: Hello) -> None:
-        """A worker died; its supervisor replaces it."""
+        """Notes that a worker died. Its supervisor replaces it."""
         log.warning("worker %s was lost", hello.device)
         metrics.WORKER_UP.labels(hello.device).set(0)
         metrics.process_died(hello.pid)
 
 
 def log_ready(settings: Settings, catalog: Mapping[int, ServedModel], hellos: Sequence[Hello], *, http_processes: int) -> None:
-    """One line for people, and the same as fields."""
+    """Logs what is served: one line for people, and the same as fields."""
     details = hellos[0].details  # every worker loads every model in the same way
     models = [{"name": model.name, "architecture": model.architecture, **details[place]} for place, model in catalog.items()]
     limits = {

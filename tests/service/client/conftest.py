@@ -1,4 +1,4 @@
-"""A small HTTP server that answers as it is told, and both clients behind one way to call them."""
+"""A small HTTP server that answers by a script, and one function that calls either client."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from service.client import AsyncClient, Client
 
 @dataclass(frozen=True)
 class Scripted:
-    """An answer. `status` 0: the connection is closed without one. `after_s`: how long it takes."""
+    """An answer of the script. `status` 0: the connection is closed without an answer. `after_s`: how long the answer takes."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Server(ThreadingHTTPServer):
 
 
 class ScriptedService:
-    """Answers requests with `script`, one each, and what comes after it with scores: the label is the text itself."""
+    """Answers each request with the next answer of `script`, then requests with scores: the label is the text itself."""
 
     def __init__(self, script: Sequence[Scripted] = ()) -> None:
         self.script = list(script)
@@ -156,7 +156,7 @@ async def call_async(url: str, method: str, *arguments: Any, client: Mapping[str
 
 @pytest.fixture(params=["sync", "async"])
 def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """`call(url, "predict", "good", client={"api_key": ...})` by a client of its own."""
+    """`call(url, "predict", "good", client={"api_key": ...})` calls that method of a new client."""
 
     def made(url: str, method: str, *arguments: Any, client: Mapping[str, Any] | None = None, **options: Any) -> Any:
         if request.param == "sync":

@@ -1,4 +1,4 @@
-"""What the clients send, what they try again, and what they raise, against a server that answers as it is told."""
+"""What the clients send, what they try again, and what they raise, against a server that answers by a script."""
 
 import asyncio
 import itertools

@@ -151,7 +151,7 @@ def passed(limits: KeyLimits, name: str, tries: int) -> int:
 
 
 def wait_s(limits: KeyLimits, name: str) -> int | None:
-    """What a refusal says; None for a request that passes."""
+    """The wait in seconds that a refusal asks for; None for a request that passes."""
     try:
         with limits.held(name):
             return None

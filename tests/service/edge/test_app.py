@@ -22,7 +22,7 @@ from service.settings import Settings
 def send(
     settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel], tmp_path: Path
 ) -> Callable[..., httpx.Response]:
-    """A request to an edge of its own, with the settings that are given."""
+    """Sends a request to a new edge that has the given settings."""
     RosterFile(RuntimeDir(tmp_path)).write(Roster.of(list(catalog.values())))
 
     def send_one(
@@ -52,7 +52,7 @@ def send(
 
 @pytest.fixture
 def get_info(send: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
-    """`GET /info`, made a route that changes the service."""
+    """Sends `GET /info`, which here counts as a route that changes the service."""
     table = Table([replace(route, admin=True) if route.path == "/info" else route for route in ROUTES])
     return lambda key, **fields: send("GET", "/info", key=key, table=table, **fields)
 

@@ -1,4 +1,4 @@
-"""The file of keys: what is a line of it, and how it is followed while it changes."""
+"""The file of keys: which lines are valid, and how the file is followed while it changes."""
 
 import hashlib
 import logging
@@ -15,7 +15,7 @@ HASHED = hashlib.sha256(SECOND.encode()).hexdigest()
 
 
 def replace(path: Path, text: str) -> None:
-    """As an editor or Kubernetes does it: another file under the same name."""
+    """Replaces the file as an editor or Kubernetes does: by another file under the same name."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.chmod(0o600)

@@ -1,4 +1,4 @@
-"""The compiled forward scores as the plain one does, and a text as it does alone. Needs a C++ compiler, as the setting does."""
+"""The compiled forward scores as the plain one does, and a text in a batch as it does alone. Needs a C++ compiler."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 @pytest.fixture(scope="module")
 def tiny(checkpoints: Mapping[str, Path]) -> Iterator[Mapping[bool, Engine]]:
-    """One thread, since a graph is made for each number of them."""
+    """Engines of one thread, since a graph is compiled for each number of threads."""
     settings = Settings(models=(f"tiny={checkpoints['tiny-bert']}",), device="cpu", workers_per_device=1, threads=1)
     (served,) = load_catalog(settings)
     threads = torch.get_num_threads()
@@ -83,7 +83,7 @@ def test_a_model_that_can_t_be_compiled_is_served_as_it_is(
 @needs_compiler
 @pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
 def test_an_int8_model_compiles_into_the_same_integers(wide_bert: ServedModel) -> None:
-    """Layers with residuals and norms between them, wide enough for the compiler's own kernels."""
+    """The model has layers with residuals and norms between them, wide enough for the compiler's own kernels."""
     settings = Settings(device="cpu", workers_per_device=1, threads=1, dtype="int8", compile=True)
     threads = torch.get_num_threads()
     try:
@@ -93,7 +93,7 @@ def test_an_int8_model_compiles_into_the_same_integers(wide_bert: ServedModel) -
         texts = texts_of(LENGTHS, typed=False)
         alone = np.concatenate([compiled.logits([text]) for text in texts])
         assert compiled.logits(texts) == pytest.approx(alone, abs=TOLERANCE)
-        # an integer here and there is another one, since sums and products are joined
+        # some integers differ by one, since the compiler joins sums and products
         assert np.abs(compiled.logits(texts) - plain.logits(texts)).mean() < INT8_TOLERANCE
     finally:
         torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from service.served.catalog import ServedModel, load_catalog
 from service.settings import Settings
 from tokenizers_store.training import train_tokenizer
 
-# float32 sums in another order; the logits are of order 1
+# A batch sums float32 numbers in another order than a text alone. The logits are of order 1.
 TOLERANCE = 1e-5
 LENGTHS = (7, 3, 40, 3, 12, 1, 25, 8, 7)
 NAMES = ("tiny-bert", "tiny-lstm", "keyword")
@@ -29,7 +29,7 @@ def text_of(length: int, *, seed: int = 0, typed: bool = False) -> TextIds:
     return TextIds(ids, types)
 
 
-CLS = 2  # of the tokenizers trained here
+CLS = 2  # its id in the tokenizers trained here
 TEXTS = [text_of(length, seed=place) for place, length in enumerate(LENGTHS)]
 
 
@@ -70,7 +70,7 @@ def test_a_class_without_supports_packed_is_padded(build: BuildEngine) -> None:
 
 @pytest.fixture(scope="module")
 def stock_folder(tmp_path_factory: pytest.TempPathFactory, training_texts: tuple[str, ...]) -> Path:
-    """A RoBERTa as transformers ships it: positions from 2, one token type."""
+    """A checkpoint of transformers' own RoBERTa: its positions begin at 2, and it has one token type."""
     folder = tmp_path_factory.mktemp("stock") / "tiny-roberta"
     tokenizer = train_tokenizer(training_texts, kind="bpe", vocab_size=500, max_length=64, show_progress=False)
     config = RobertaConfig(
@@ -87,7 +87,7 @@ def stock_folder(tmp_path_factory: pytest.TempPathFactory, training_texts: tuple
 def test_an_encoder_of_transformers_own_is_packed(stock_folder: Path, attention: str) -> None:
     settings = Settings(models=(f"stock={stock_folder}",), device="cpu", attn_implementation=attention)
     (served,) = load_catalog(settings)
-    assert served.max_length == 64  # of 66 positions
+    assert served.max_length == 64  # of 66 positions RoBERTa uses 64
     engine = Engine(served, device="cpu", settings=settings)
     assert engine.details["batching"] == ("packed" if attention == "auto" else "padded")
     texts = [*TEXTS, text_of(served.max_length), text_of(9, typed=False)]
@@ -122,7 +122,7 @@ def test_a_sparse_checkpoint_of_8192_tokens_is_packed(tmp_path: Path, training_t
 
 def test_a_model_without_token_types_takes_pairs(build: BuildEngine) -> None:
     engine = build("keyword")
-    assert not engine.takes_types
+    assert not engine.takes.types
     np.testing.assert_array_equal(engine.logits([text_of(9, typed=True)]), engine.logits([text_of(9)]))
 
 
@@ -203,10 +203,10 @@ def test_int8_is_near_float32_and_a_text_scores_the_same_in_any_batch(wide_bert:
         for dtype in ("int8", "float32")
     )
     assert (integer.details["dtype"], exact.details["dtype"]) == ("int8", "float32")
-    texts = [TextIds(np.concatenate([[CLS], text.ids]).astype(np.int32)) for text in TEXTS]  # the last layer computes it alone
+    texts = [TextIds(np.concatenate([[CLS], text.ids]).astype(np.int32)) for text in TEXTS]  # the last layer computes CLS only
     alone = np.concatenate([integer.logits([text]) for text in texts])
     np.testing.assert_allclose(integer.logits(texts), alone, atol=TOLERANCE, rtol=0)
-    # ids at random hold tokens that no observed text had: what is outside the ranges is clipped
+    # Random ids hold tokens that no observed text had. Their values lie outside the observed ranges and are clipped.
     assert 0 < np.abs(alone - exact.logits(texts)).mean() < 0.1
 
 

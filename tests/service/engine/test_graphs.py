@@ -1,4 +1,4 @@
-"""How a batch is put into a graph's buffers. Without CUDA a replay is the forward itself, on the same buffers."""
+"""How a batch is put into a graph's buffers. Without CUDA a replay is the forward itself, on these buffers."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -39,7 +39,7 @@ def texts_of(lengths: Sequence[int], *, typed: bool = False) -> list[TextIds]:
 
 
 def poison(graph: Graph) -> None:
-    """Leaves valid but wrong numbers of a former batch everywhere, in host and device buffers."""
+    """Fills the host and device buffers with valid but wrong numbers, as a former batch would."""
     for fields, bounds in graph._arrays:
         fields[0], fields[1], fields[2] = 7, 3, 1
         bounds[:] = 2

@@ -16,7 +16,7 @@ from service.supervisor.server import build_server
 
 @pytest.fixture
 def folder(checkpoints: Mapping[str, Path], tmp_path: Path) -> Path:
-    """A checkpoint of the test's own, to break."""
+    """A copy of a checkpoint that the test may break."""
     return Path(shutil.copytree(checkpoints["tiny-bert"], tmp_path / "broken"))
 
 

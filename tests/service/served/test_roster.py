@@ -1,4 +1,4 @@
-"""What is served, by place, and the file that says so."""
+"""The roster of served models by place, and its file."""
 
 import fcntl
 import itertools
@@ -68,7 +68,7 @@ def test_the_right_to_change_is_had_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def follow(orders: Connection, folder: Path) -> None:
-    """Another process's part: it comes to the generations that it is told."""
+    """Runs in another process, which comes to each generation that `orders` names."""
     follower = Followers(RuntimeDir(folder))
     while True:
         follower.came_to(orders.recv())

@@ -1,4 +1,4 @@
-"""New connections are dealt out among the HTTP processes' sockets."""
+"""New connections are distributed among the sockets of the HTTP processes."""
 
 import socket
 import sys
@@ -15,7 +15,7 @@ CONNECTIONS = 200
 
 @pytest.fixture
 def first() -> Iterator[socket.socket]:
-    """Bound as uvicorn binds it."""
+    """A socket, bound as uvicorn binds it."""
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))

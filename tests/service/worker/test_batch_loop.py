@@ -18,7 +18,7 @@ POISON = 13
 
 
 class StandInEngine:
-    """Logits are (length, first id); raises if any text holds the poison."""
+    """An engine whose logits are (length, first id) of a text. It raises if any text holds the poison."""
 
     device = torch.device("cpu")
 
@@ -94,7 +94,7 @@ def test_answers_of_a_request_that_failed_whole_hold_no_logits() -> None:
 
 
 class Handle:
-    """A launched batch whose rows come when it is waited for."""
+    """A launched batch. Its rows are made when it is waited for."""
 
     def __init__(self, engine: "OverlappingEngine", texts: Sequence[TextIds]) -> None:
         self.engine, self.texts, self.padding = engine, texts, 0
@@ -105,7 +105,7 @@ class Handle:
 
 
 class OverlappingEngine(StandInEngine):
-    """A device that works by itself: a launch returns before its rows are there."""
+    """An engine on a device that works while Python goes on: a launch returns before its rows are made."""
 
     overlaps = True
 
@@ -185,7 +185,7 @@ def test_a_poisoned_text_in_an_overlapped_batch_fails_alone(loop: BatchLoop) -> 
 
 
 class SmallEngine(OverlappingEngine):
-    """Its memory holds batches of two tokens; how it says so is the parameter."""
+    """An engine whose memory holds batches of two tokens. `error` is what it raises for a larger one."""
 
     overlaps = False
 

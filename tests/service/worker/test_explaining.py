@@ -1,4 +1,4 @@
-"""Explanations in the worker: right for every dtype, behind scores, bounded, and each answered once."""
+"""Explanations in the worker: right for every dtype, after scores, bounded, and each answered once."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ def packed(ids: tuple[int, ...]) -> bytes:
 
 
 def finished(explanations: Explanations) -> dict[int, list[Explained]]:
-    """What comes of the oldest job, however many steps it takes."""
+    """The answer to the oldest job, after as many steps as it takes."""
     for _ in range(STEPS):
         answers = explanations.step()
         if answers:
@@ -191,7 +191,7 @@ class TestBatchLoop:
         loop.step()
         loop.explanations.put(job(9), reply_to=1)
         assert 0 < (loop.explanations.wait_s or 0) <= QUIET_S
-        loop.step()  # waits so long for a text before it explains
+        loop.step()  # it waits so long for a text, then explains
         assert loop.explanations._waiting[0].under_way is not None
 
     def test_texts_do_not_keep_an_explanation_waiting_for_ever(self, loop: BatchLoop) -> None:

@@ -1,4 +1,4 @@
-"""A worker loads models beside its work, and drops those that nobody needs."""
+"""A worker loads models while it works, and drops those that no HTTP process needs."""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ NO_MEMORY = "{}: not enough memory to load and run it beside the models that are
 
 @pytest.fixture
 def models(settings_of: Callable[..., Settings], catalog: Mapping[str, ServedModel], tmp_path: Path) -> LoadedModels:
-    """A worker's models: `tiny-bert` at place 0, which the roster holds; nobody has said what it needs."""
+    """A worker's models: `tiny-bert` at place 0, which the roster holds. No HTTP process has said yet what it needs."""
     roster = RosterFile(RuntimeDir(tmp_path))
     roster.write(Roster.of([catalog["tiny-bert"]]))
     settings = settings_of(model_roots=(str(tmp_path),))

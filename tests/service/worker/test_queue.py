@@ -33,7 +33,7 @@ def queue_of(*jobs: Job, max_batch_tokens: int = 10) -> "CountingQueue":
 
 
 class CountingQueue(TextQueue):
-    """`dropped`: how many texts of each model were not computed."""
+    """A queue that counts, in `dropped`, how many texts of each model were not computed."""
 
     def __init__(self, *, max_batch_tokens: int) -> None:
         self.dropped: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""Compressed bodies: how far a request expands, and what a client is taken to accept."""
+"""Compressed bodies: how far a request is expanded, and which encoding an answer gets."""
 
 import asyncio
 import gzip
@@ -34,7 +34,7 @@ def test_a_bomb_is_413_and_not_expanded(encoding: bytes) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert caught.value.status == 413
-    assert peak < 3_000_000  # the limit, zlib's window and what was not read of the bomb
+    assert peak < 3_000_000  # the limit, zlib's window and the unread rest of the bomb
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where a checkpoint may lie that is served on demand."""
+"""In which folders a checkpoint may lie that a client asks to serve."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from service.edge.routes.models import find_checkpoint
 
 @pytest.fixture
 def roots(tmp_path: Path) -> list[str]:
-    """Two roots, each with the checkpoint `a`; `outside` lies beside them."""
+    """Two model roots, each with the checkpoint `a`. The checkpoint `outside` lies beside the roots."""
     for name in ("one/a", "two/a", "two/b", "outside"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""The OpenAPI document agrees with itself and with the edge."""
+"""The OpenAPI document agrees with itself and with the table of routes."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The JSON of a request: its forms, and what is said of a wrong one."""
+"""The JSON of a request: its valid forms, and the error for a wrong one."""
 
 import json
 from typing import Any
@@ -67,9 +67,9 @@ def test_overflow_may_ask_for_windows(overflow: str | None, window: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("direction", "left"), [("left", True), ("Left", True), ("LEFT", True), ("right", False), ("Right", False), (None, False)]
+    ("direction", "left"), [("left", True), ("Left", True), ("LEFT", True), ("right", False), ("Right", False), (None, None)]
 )
-def test_truncation_direction_is_read_in_any_case(direction: str | None, left: bool) -> None:
+def test_truncation_direction_is_read_in_any_case(direction: str | None, left: bool | None) -> None:
     assert parse({"inputs": "a", "truncation_direction": direction}).asked.truncate_left is left
 
 

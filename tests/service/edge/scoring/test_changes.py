@@ -14,7 +14,9 @@ from service.settings import Settings
 
 
 class SlowLink:
-    """To a worker that loads until it is told to end."""
+    """A link to a worker whose load ends when the test says so."""
+
+    hello = None
 
     def __init__(self) -> None:
         self.announced: list[int] = []

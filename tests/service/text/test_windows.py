@@ -6,11 +6,12 @@ from itertools import pairwise
 import pytest
 from tokenizers import Tokenizer
 
-from service.edge.http.errors import ServiceError
-from service.edge.text.encoder import TextEncoder, Tokens
-from service.edge.text.windows import combined, spans
+from service.edge.http import errors
 from service.frames import id_array
 from service.served.catalog import ServedModel, load_tokenizer
+from service.text.encoder import TextEncoder, Tokens
+from service.text.refusal import TextRefused
+from service.text.windows import combined, spans
 
 LIMIT = 12
 ROOM = LIMIT - 2
@@ -22,7 +23,7 @@ MANY = 1000
 
 
 def text(words: int) -> str:
-    """So many tokens: each of the words is one of the tiny tokenizer's."""
+    """A text of so many tokens: each of its words is one token of the tiny tokenizer."""
     return " ".join(WORDS[place % len(WORDS)] for place in range(words))
 
 
@@ -58,7 +59,7 @@ def test_a_text_that_fits_is_not_touched(encoder: TextEncoder, words: int) -> No
     assert encoder.encode_windows(texts, max_windows=MANY) == encoder.encode(texts, truncate=True)
 
 
-@pytest.mark.parametrize(("first", "second"), [(40, 3), (3, 40), (40, 0), (0, 40), (9, 4), (4, 9), (30, ROOM - 2)])
+@pytest.mark.parametrize(("first", "second"), [(40, 3), (3, 40), (0, 40), (9, 4), (4, 9), (30, ROOM - 2)])
 def test_the_longer_text_of_a_pair_is_cut_and_the_other_kept_whole(
     encoder: TextEncoder, tokenizer: Tokenizer, first: int, second: int
 ) -> None:
@@ -93,10 +94,11 @@ def test_windows_follow_the_texts_of_a_batch(encoder: TextEncoder) -> None:
 
 @pytest.mark.parametrize("first", [LIMIT - 3, LIMIT, 40])
 def test_a_pair_that_leaves_no_room_is_422(encoder: TextEncoder, first: int) -> None:
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(TextRefused) as caught:
         encoder.encode_windows([("good", None), (text(first), text(50))], max_windows=MANY)
-    assert (caught.value.status, caught.value.error_type) == (422, "validation")
-    assert caught.value.message.startswith(f"inputs[1]: the shorter text of the pair takes {first + 3} tokens")
+    refused = errors.refused(caught.value)
+    assert (refused.status, refused.error_type) == (422, "validation")
+    assert errors.refused(caught.value).message.startswith(f"inputs[1]: the shorter text of the pair takes {first + 3} tokens")
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(5, True), (4, False)])
@@ -105,10 +107,10 @@ def test_windows_count_against_the_limit(encoder: TextEncoder, limit: int, taken
     if taken:
         assert len(encoder.encode_windows(texts, max_windows=limit).lengths) == 5
         return
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(TextRefused) as caught:
         encoder.encode_windows(texts, max_windows=limit)
-    assert caught.value.status == 422
-    assert caught.value.message.startswith("inputs: 5 windows of 12 tokens exceed the limit of 4;")
+    assert errors.refused(caught.value).status == 422
+    assert errors.refused(caught.value).message.startswith("inputs: 5 windows of 12 tokens exceed the limit of 4;")
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4, 7, 510])
@@ -133,3 +135,9 @@ def test_logits_are_the_mean_weighted_by_tokens(
     logits: list[list[float]], owners: Sequence[int], weights: Sequence[int], expected: list[list[float]]
 ) -> None:
     assert combined(logits, owners=owners, weights=weights) == expected
+
+
+def test_an_empty_partner_is_none_in_windows(encoder: TextEncoder) -> None:
+    with_empty = encoder.encode_windows([(text(40), "")], max_windows=MANY)
+    assert with_empty == encoder.encode_windows([(text(40), None)], max_windows=MANY)
+    assert len(with_empty.lengths) > 1

@@ -1,9 +1,9 @@
-"""`overflow: "window"`: a text that is too long as overlapping windows over its tokens, and their logits as one row again.
+"""`overflow: "window"`: a text that is too long is cut into overlapping windows; their logits are combined into one row again.
 
-Each window has around it what the whole text has: the special tokens, and the shorter text of a pair. The longer one is cut. Of a
-lone text the windows are those of the tokenizers library (`enable_truncation` with a stride, `overflowing`). Its own way does not
-do for pairs, where it panics if the partner leaves less room than the stride; and it is a setting of the tokenizer, so that each
-choice would need a copy.
+Each window has around it what the whole text has: the special tokens and, of a pair, the shorter text. Only the longer text of a
+pair is cut. For a lone text the windows equal those of the tokenizers library (`enable_truncation` with a stride, `overflowing`).
+The library itself is not used, for two reasons. It panics on a pair whose partner leaves less room than the stride. And the
+stride is a setting of the tokenizer, so that each choice would need a copy.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from tokenizers import Encoding
 
-from service.edge.http import errors
+from service.text.refusal import TextRefused
 
 # A window begins with the last quarter of the one before, so that what a cut tears apart stands whole in one of the two.
 OVERLAP = 1 / 4
@@ -31,11 +31,11 @@ class Window:
 
 
 def cut(encodings: Sequence[Encoding], *, max_length: int, max_windows: int) -> list[Window]:
-    """The windows of each encoded text in turn; a text that fits is one. ServiceError 422 where there would be too many."""
+    """The windows of each encoded text in turn; a text that fits is one window. TextRefused for too many windows."""
     plans = [_plan(index, encoding, max_length=max_length) for index, encoding in enumerate(encodings)]
     count = sum(len(found) for _, found in plans)
     if count > max_windows:
-        raise errors.validation(
+        raise TextRefused(
             f"inputs: {count} windows of {max_length} tokens exceed the limit of {max_windows}; send fewer or shorter texts"
         )
     return [
@@ -83,7 +83,7 @@ def _plan(index: int, encoding: Encoding, *, max_length: int) -> tuple[int, list
     ((longer, length),) = Counter(member for member in members if member is not None).most_common(1)
     around = len(encoding) - length
     if around >= max_length:
-        raise errors.validation(
+        raise TextRefused(
             f"inputs[{index}]: the shorter text of the pair takes {around} tokens with the special ones, of the model's limit of "
             f"{max_length}, and leaves no room for windows over the longer; shorten it"
         )

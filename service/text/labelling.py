@@ -1,16 +1,21 @@
-"""Logits to labelled scores, by the checkpoint's `problem_type` or as the request asks."""
+"""Logits to labelled scores, as transformers' pipeline makes them or as the request asks."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 Function = Literal["softmax", "sigmoid", "none"]
-BY_PROBLEM_TYPE: dict[str | None, Function] = {
-    None: "softmax",
-    "single_label_classification": "softmax",
-    "multi_label_classification": "sigmoid",
-    "regression": "none",
-}
+
+
+def function_for(problem_type: str | None, labels: Sequence[str]) -> Function:
+    """What the scores of a checkpoint mean: the rule of transformers' `TextClassificationPipeline.postprocess` (5.23).
+
+    >>> function_for(None, ["relevant"]), function_for("regression", ["relevant"])
+    ('sigmoid', 'none')
+    """
+    if problem_type == "regression":
+        return "none"
+    return "sigmoid" if problem_type == "multi_label_classification" or len(labels) == 1 else "softmax"
 
 
 def labelled(

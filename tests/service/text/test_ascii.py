@@ -1,4 +1,4 @@
-"""A text of ASCII has the same tokens with the shorter pipeline."""
+"""The shorter pipeline gives a text of ASCII the same tokens as the whole one."""
 
 import json
 import random
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from load_tests.servers import ROOT
 from load_tests.texts import user_texts
-from service.edge.text.ascii import for_ascii
+from service.text.ascii import for_ascii
 
 STORE = ROOT / "tokenizers_store"
 SHIPPED = sorted(path.parent.name for path in STORE.glob("*/tokenizer.json"))

@@ -1,10 +1,14 @@
 """Logits to labelled scores."""
 
 import math
+from itertools import product
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, TextClassificationPipeline
 
-from service.edge.scoring.labelling import BY_PROBLEM_TYPE, labelled, sigmoid, softmax
+from service.text.labelling import function_for, labelled, sigmoid, softmax
+from tests.service.text.tokenizers import word_piece
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -64,4 +68,27 @@ def test_equal_scores_stay_in_the_order_of_the_labels() -> None:
     ],
 )
 def test_the_checkpoints_problem_type_chooses_the_function(problem_type: str | None, function: str) -> None:
-    assert BY_PROBLEM_TYPE[problem_type] == function
+    assert function_for(problem_type, LABELS) == function
+
+
+PROBLEMS = (None, "single_label_classification", "multi_label_classification", "regression")
+# transformers refuses a single label under the name of single_label_classification.
+CASES = [case for case in product(PROBLEMS, [1, 2, 3]) if case != ("single_label_classification", 1)]
+
+
+@pytest.mark.parametrize(("problem_type", "labels"), CASES)
+def test_scores_are_those_of_transformers_own_pipeline(problem_type: str | None, labels: int) -> None:
+    torch.manual_seed(0)
+    tokenizer = word_piece()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        num_labels=labels, problem_type=problem_type, initializer_range=1.0,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    expected = TextClassificationPipeline(model=model, tokenizer=tokenizer)("the film was good", top_k=None)
+    with torch.no_grad():
+        logits = model(**tokenizer("the film was good", return_tensors="pt")).logits[0].tolist()
+    names = list(config.id2label.values())
+    found = labelled(logits, labels=names, function=function_for(problem_type, names))
+    assert [item["label"] for item in found] == [item["label"] for item in expected]
+    assert [item["score"] for item in found] == pytest.approx([item["score"] for item in expected], abs=1e-6)
