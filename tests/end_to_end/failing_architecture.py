@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 # The word, and what it does to the forward.
-WORDS = ("poison", "slow", "hungry", "stuck", "frozen", "nap")
+WORDS = ("poison", "slow", "hungry", "stuck", "frozen", "nap", "fatal")
 HOUR_S = 3600
 NAP_S = 0.05
 
@@ -24,8 +24,8 @@ NAP_S = 0.05
 class FailingConfig(PreTrainedConfig):
     """Token ids of the words: "poison" makes the forward raise ValueError, "slow" makes it take `slow_s` seconds, "nap" `NAP_S`,
     "hungry" makes it run out of memory unless its text stands alone, "stuck" makes it never end, "frozen" neither end nor give
-    Python's lock back. `huge`: it always asks for more memory than there is. `gate`: a folder; no forward goes on while
-    it holds a file "closed", and a process that waits there leaves a file named by its number."""
+    Python's lock back, "fatal" ends the process. `huge`: it always asks for more memory than there is. `gate`: a folder; no
+    forward goes on while it holds a file "closed", and a process that waits there leaves a file named by its number."""
 
     model_type = "failing"
 
@@ -39,6 +39,7 @@ class FailingConfig(PreTrainedConfig):
     stuck: int = -1
     frozen: int = -1
     nap: int = -1
+    fatal: int = -1
     slow_s: float = 1.5
     huge: bool = False
     gate: str = ""
@@ -67,6 +68,8 @@ class FailingForSequenceClassification(PreTrainedModel):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
         if self.config.huge:
             torch.empty(1 << 50)
+        if "fatal" in held:
+            os._exit(9)
         if "slow" in held:
             time.sleep(self.config.slow_s)
         if "nap" in held:
