@@ -6,10 +6,13 @@ worker that dies is started again. Its chunk is tried in halves, so a text that 
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from typing import TypeVar
 
@@ -26,7 +29,7 @@ Result = TypeVar("Result")
 # Token budgets that a forward worker is given at once: between two it waits for this process, about a millisecond.
 CHUNK_BUDGETS = {"cpu": 8, "cuda": 64}
 # A process that died at encoding or writing a part is started again so often.
-ATTEMPTS = 3
+ATTEMPTS = 5
 
 
 class WorkerDied(RuntimeError):
@@ -69,10 +72,19 @@ class Worker:
 
 
 def begin_process(name: str) -> None:
+    """Ends with the driver, whatever ends that. The kernel's word is of the fork server between, which lives as long as this."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    threading.Thread(target=end_after, args=(driver.sentinel,), daemon=True).start()
     end_with_parent()
     name_process(name)
     configure_logging("info", "auto")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; this process is stopped by its parent
+
+
+def end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 class Embedded:

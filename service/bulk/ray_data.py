@@ -5,8 +5,10 @@ again into the same files. Ray Data's own way to take a run up (`CheckpointConfi
 ids in every input, holds all ids that are done in memory, reads all input again to leave those out, and knows no order of rows.
 """
 
+import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from service.bulk.output import Done, Output, finish
 from service.bulk.progress import Progress
 from service.bulk.setup import BadInput, Setup
 from service.bulk.sources import Source, parts
+from service.logs import configure_logging
 from service.settings import Settings
 
 # A column of one pickled value a row: Ray Data's own types would be Arrow's, which hold no part.
@@ -40,9 +43,8 @@ class Cluster:
     def __init__(self, address: str) -> None:
         try:
             ray.init(
-                address=None if address == "local" else address,
+                address=address,
                 runtime_env={"env_vars": ENVIRONMENT},
-                log_to_driver=True,
                 logging_level="warning",
             )
         except (ConnectionError, ValueError) as error:
@@ -68,9 +70,12 @@ class Cluster:
         context = DataContext.get_current()
         context.target_max_block_size = 1  # a block for each part: blocks are what is spread over the cluster
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         given = [pickle.dumps((source, done[source.place].places if source.place in done else set())) for source in sources]
         beside = {"num_cpus": OTHER_CPUS, "memory": PART_MEMORY}
-        forwards, share = self._forwards(setup.settings, device)
+        threads = setup.settings.threads or narrow_threads()
+        setup = replace(setup, settings=setup.settings.model_copy(update={"threads": threads}))
+        forwards, share = forward_actors(device, threads=threads)
         dataset = (
             ray.data.from_items([{COLUMN: one} for one in given], override_num_blocks=len(given))
             .map_batches(read, fn_args=(setup,), batch_size=1, **beside)
@@ -95,13 +100,18 @@ class Cluster:
         except ray.exceptions.RayError as error:
             raise WorkerDied(f"Ray gave up: {str(error).strip().splitlines()[-1]}") from error
 
-    def _forwards(self, settings: Settings, device: str) -> tuple[int, dict[str, float]]:
-        """How many forward actors the cluster holds, and what each takes of it."""
-        resources = ray.cluster_resources()
-        if device == "cuda":
-            return max(1, int(resources.get("GPU", 0))), {"num_gpus": 1, "num_cpus": FORWARD_CPUS}
-        threads = settings.threads or 1
-        return max(1, int(resources["CPU"] / threads)), {"num_cpus": FORWARD_CPUS * threads}
+
+def narrow_threads() -> int:
+    """Threads of a CPU forward, as the service would have them on the smallest node: four workers share its cores."""
+    return max(1, int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]) // 4))
+
+
+def forward_actors(device: str, *, threads: int) -> tuple[int, dict[str, float]]:
+    """How many forward actors the cluster holds, and what each takes of it."""
+    resources = ray.cluster_resources()
+    if device == "cuda":
+        return max(1, int(resources.get("GPU", 0))), {"num_gpus": 1, "num_cpus": FORWARD_CPUS}
+    return max(1, int(resources["CPU"] / threads)), {"num_cpus": FORWARD_CPUS * threads}
 
 
 def read(batch: Batch, setup: Setup) -> Iterator[Batch]:
@@ -123,6 +133,7 @@ class Score:
     """The model on one device, in an actor of its own."""
 
     def __init__(self, setup: Setup, device: str) -> None:
+        configure_logging("info", "auto")
         self._forward = Forward(setup, device)
 
     def __call__(self, batch: Batch) -> Batch:
