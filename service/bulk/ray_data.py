@@ -7,6 +7,8 @@ ids in every input, holds all ids that are done in memory, reads all input again
 
 import logging
 import pickle
+import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,6 +36,8 @@ FORWARD_CPUS, OTHER_CPUS = 0.7, 0.25
 # Ray's scheduler counts no memory unless it is told: of one part, in any form, with its copies.
 PART_MEMORY = 512 << 20
 FORWARD_MEMORY = 1 << 30
+ADDRESS = re.compile(r"[^/]+:\d+")
+CONNECT_S = 10.0
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "512"}
 
 
@@ -41,6 +45,8 @@ class Cluster:
     """Ray, connected; `local` starts one on this machine. BadInput where it can't be reached."""
 
     def __init__(self, address: str) -> None:
+        if ADDRESS.fullmatch(address):
+            check_that_something_listens(address)
         try:
             ray.init(
                 address=address,
@@ -99,6 +105,15 @@ class Cluster:
                 progress.part(counts)
         except ray.exceptions.RayError as error:
             raise WorkerDied(f"Ray gave up: {str(error).strip().splitlines()[-1]}") from error
+
+
+def check_that_something_listens(address: str) -> None:
+    """BadInput where nothing does; `ray.init` would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise BadInput(f"--ray-address {address}: {error.strerror or error}") from error
 
 
 def narrow_threads() -> int:
