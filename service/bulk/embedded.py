@@ -149,7 +149,8 @@ class Embedded:
         self.progress.texts(len(chunk), tokens=int(chunk.lengths.sum()), of=len(encoded.chunk), rows=len(part.table))
         return scored
 
-    async def _scored(self, chunk: Chunk) -> Scored:
+    async def _scored(self, chunk: Chunk, *, died_before: bool = False) -> Scored:
+        """A text fails where it stood alone both times that its process died: once may be for another reason."""
         worker = await self.idle.get()
         try:
             return await worker.run(score, self.setup, self.workers[worker], chunk)
@@ -158,7 +159,7 @@ class Embedded:
         finally:
             self.idle.put_nowait(worker)
         if len(chunk) == 1:
-            return Scored.none(1, labels=self.labels)
+            return Scored.none(1, labels=self.labels) if died_before else await self._scored(chunk, died_before=True)
         return Scored.joined([await self._scored(half) for half in chunk.halves()], labels=self.labels)
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 Start = Callable[..., "subprocess.Popen[str]"]
-ROWS, ROWS_PER_FILE = 16_000, 200
+ROWS, ROWS_PER_FILE = 8_000, 100
 SAFETY_S = 240
 
 

@@ -13,7 +13,7 @@ import pytest
 from service.bulk.setup import BadInput
 
 pytest.importorskip("ray.data", reason="Ray is not installed")
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 ROOT = Path(__file__).parents[3]
 Start = Callable[..., Any]
 Table = Callable[[Path], pa.Table]
@@ -94,5 +94,5 @@ def test_a_node_killed_half_way_changes_nothing(
 def test_a_cluster_that_is_not_there() -> None:
     from service.bulk.ray_data import Cluster
 
-    with pytest.raises(BadInput, match="--ray-address .* Connection refused"):
+    with pytest.raises(BadInput, match="Connection refused"):
         Cluster("127.0.0.1:1")
