@@ -1,10 +1,10 @@
 """Runs on this machine, in this process and beside it."""
 
-import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,14 @@ def bulk(models: Mapping[str, Path]) -> Run:
 
 
 @pytest.fixture
-def start_bulk(models: Mapping[str, Path]) -> Callable[..., "subprocess.Popen[str]"]:
-    """The command, in a process group of its own."""
+def start_bulk(models: Mapping[str, Path]) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """The command, in a process group of its own. What still runs is killed afterwards."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(*flags: str | Path, model: str = "tiny-bert") -> "subprocess.Popen[str]":
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VALENCE_")}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests/end_to_end")])
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "service.bulk", *arguments(models, model, *flags)],
             cwd=ROOT,
             env=environment,
@@ -81,9 +82,11 @@ def start_bulk(models: Mapping[str, Path]) -> Callable[..., "subprocess.Popen[st
             text=True,
             start_new_session=True,
         )
+        started.append(process)
+        return process
 
-    return start
-
-
-def summary_in(output: Path) -> Any:
-    return json.loads((output / "_summary.json").read_text())
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
