@@ -54,6 +54,9 @@ COMMANDS = {
     "Serve": [
         ModuleCommand("serve", "service", "Serve models over HTTP.", options=settings),
     ],
+    "Score files": [
+        ModuleCommand("bulk", "service.bulk", "Score files of texts, on this machine or on a Ray cluster."),
+    ],
     "Models": [
         ModuleCommand("new", "models.new", "Start an architecture of your own."),
         ModuleCommand("tokenizers", "tokenizers_store", "Train a tokenizer, or compare the kinds."),
@@ -91,6 +94,7 @@ class Valence(click.Group):
 cli = Valence(
     commands=[
         *COMMANDS["Serve"],
+        *COMMANDS["Score files"],
         *COMMANDS["Models"],
         click.Group("measure", COMMANDS["Measure"], help="Measure what a part does."),
     ],

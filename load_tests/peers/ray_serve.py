@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 import orjson
-import ray  # type: ignore[import-not-found]
+import ray
 import torch
 from ray import serve
 from starlette.requests import Request

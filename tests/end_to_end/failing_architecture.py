@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 # `FailingConfig` says what each word does to the forward.
-WORDS = ("poison", "slow", "hungry", "stuck", "frozen", "nap")
+WORDS = ("poison", "slow", "hungry", "stuck", "frozen", "nap", "fatal")
 HOUR_S = 3600
 NAP_S = 0.05
 
@@ -26,7 +26,7 @@ class FailingConfig(PreTrainedConfig):
 
     "poison": the forward raises ValueError. "slow": it takes `slow_s` seconds. "nap": it takes `NAP_S`. "hungry": it runs out of
     memory unless its text is alone in the batch. "stuck": it never ends. "frozen": it never ends, and never gives Python's lock
-    back.
+    back. "fatal": it ends the process.
 
     `huge`: every forward asks for more memory than there is. `gate`: a folder. While it holds a file "closed" no forward goes on,
     and a process that waits there leaves a file named by its pid."""
@@ -43,6 +43,7 @@ class FailingConfig(PreTrainedConfig):
     stuck: int = -1
     frozen: int = -1
     nap: int = -1
+    fatal: int = -1
     slow_s: float = 1.5
     huge: bool = False
     gate: str = ""
@@ -71,6 +72,8 @@ class FailingForSequenceClassification(PreTrainedModel):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
         if self.config.huge:
             torch.empty(1 << 50)
+        if "fatal" in held:
+            os._exit(9)
         if "slow" in held:
             time.sleep(self.config.slow_s)
         if "nap" in held:
