@@ -34,8 +34,9 @@ FIRST_TOKENS = {"RobertaTokenizer": ("<s>", "<pad>", "</s>", "<unk>", "<mask>")}
 NOT_FOR_TEXT = ("LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer", "MarkupLMTokenizer", "TapasTokenizer")
 
 
-# Architectures whose class transformers does not name.
-NOT_NAMED = {"t5gemma2": "GemmaTokenizer", "mistral4": "GPT2Tokenizer"}
+# Architectures whose class transformers does not name; and RemBERT, whose class takes [CLS] for the unknown token once it has been
+# trained anew. ALBERT's is of the same kind.
+NOT_NAMED = {"t5gemma2": "GemmaTokenizer", "mistral4": "GPT2Tokenizer", "rembert": "AlbertTokenizer"}
 
 
 def tokenizer_for(model_type: str, *, max_length: int) -> tuple[PreTrainedTokenizerBase, str]:
