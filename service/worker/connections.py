@@ -52,9 +52,9 @@ class Connections:
         return encode([Hello(pid=os.getpid(), device=self.device, details=details)])
 
     def serve(self, path: Path) -> None:
-        """Runs until the process ends. Only the owner of the socket may use it."""
-        os.umask(0o177)
+        """Runs until the process ends. Only the owner of the socket may use it: its folder is theirs too, also before `chmod`."""
         self._loop.run_until_complete(self._loop.create_unix_server(lambda: _Connection(self), str(path)))
+        path.chmod(0o600)
         self._observe_queue()
         self._loop.run_forever()
 

@@ -28,7 +28,7 @@ class QueuedText(msgspec.Struct, gc=False):
 
 
 class QueuedJob(msgspec.Struct, gc=False):
-    """A job that waits, oldest text first. All its texts have one deadline, and were sent together. `taken`: how many have left."""
+    """A job that waits. All its texts have one deadline, and were sent together. `taken`: how many have left."""
 
     texts: list[QueuedText]
     tokens: int
