@@ -1,14 +1,15 @@
 """The worker process: LitServe starts one per device, `WorkerApi.setup` loads the models, `WorkerLoop` computes for ever.
 
 Two threads share it. The I/O thread talks to the HTTP processes and fills the queue; the main thread takes a batch whenever
-the device is free. When a worker dies its connections close, and by that the HTTP processes know.
+the device is free. Where one ends, the process ends. When a worker dies its connections close, and by that the HTTP processes
+know.
 """
 
 import logging
 import signal
 import sys
-import threading
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import litserve as ls
@@ -23,6 +24,7 @@ from service.runtime_dir import RuntimeDir
 from service.served.catalog import CatalogError, ServedModel, register_all, weights_digest
 from service.served.roster import RosterFile
 from service.settings import Settings
+from service.worker import threads
 from service.worker.batch_loop import BatchLoop
 from service.worker.connections import Connections
 from service.worker.explaining import Explanations
@@ -102,7 +104,7 @@ class WorkerLoop(LitLoop):
         steps = lit_api.settings.explain_steps
         explanations = Explanations(lit_api.engines, max_steps=steps) if steps else None
         connections = Connections(queue, explanations=explanations, models=models, device=f"{device}/{worker_id}", meter=meter)
-        threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
+        threads.start(partial(connections.serve, path), name="worker-io")
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
         batches = BatchLoop(lit_api.engines, queue, explanations, send=connections.send, meter=meter, cores=cores)
         if lit_api.settings.watchdog_s:
