@@ -39,7 +39,7 @@ BATCH_TOKENS_SIZE = Histogram("valence_batch_tokens", "Tokens of one batch.", ["
 QUEUE_TEXTS = Gauge("valence_queue_texts", "Texts that wait.", ["model"], multiprocess_mode="livesum")
 BATCH_TOKENS_LIMIT = Gauge(
     "valence_batch_tokens_limit",
-    "Token budget of a batch, lowered when memory runs out.",
+    "Token budget of a batch, lowered when memory runs out, and raised again later.",
     ["device"],
     multiprocess_mode="livemin",
 )
