@@ -8,6 +8,7 @@ know.
 import logging
 import signal
 import sys
+import time
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -44,6 +45,7 @@ class WorkerApi(ls.LitAPI):
         self.roster = roster
         self.names: dict[int, str] = {}
         self.engines: dict[int, Engine] = {}
+        self.wait_s = 0.0  # before it loads the models: the supervisor sets it after starts that failed
 
     def setup(self, device: str) -> None:
         """Loads every model of the roster onto `device` and lets each answer a real forward.
@@ -54,6 +56,7 @@ class WorkerApi(ls.LitAPI):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the main process's handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main ends us after the last answer
         configure_logging(self.settings.log_level, self.settings.log_format)
+        time.sleep(self.wait_s)
         register_all(self.settings.import_modules)
         if device == "cpu":
             torch.set_num_threads(self.settings.thread_count())
@@ -89,11 +92,9 @@ class WorkerLoop(LitLoop):
         """Nothing to check: the default hooks are not used."""
 
     def __call__(self, lit_api: WorkerApi, device: str, worker_id: int, *rest: Any) -> None:
-        from service import metrics  # after LitServe set this process up, so that its metrics file is its own
-        from service.worker.meter import BatchMeter
+        from service.worker.meter import BatchMeter  # after LitServe set this process up, so that its metrics file is its own
 
         path = self.runtime_dir.socket(worker_id)
-        metrics.worker_started(f"{device}/{worker_id}", restarted=path.exists())
         path.unlink(missing_ok=True)
         max_batch_tokens = lit_api.settings.batch_tokens(device)
         meter = BatchMeter(lit_api.names, device=f"{device}/{worker_id}", max_batch_tokens=max_batch_tokens)
