@@ -16,6 +16,7 @@ from litserve.utils import WorkerSetupStatus
 
 from service import metrics
 from service.edge.scoring.admission import InFlight
+from service.edge.scoring.under_way import TokensUnderWay
 
 log = logging.getLogger("valence")
 CHECK_S = 0.5
@@ -39,6 +40,8 @@ class Supervisor(ls.LitServer):
     def __init__(self, lit_api: ls.LitAPI, in_flight: InFlight, **options: Any) -> None:
         super().__init__(lit_api, **options)
         self.in_flight = in_flight
+        workers = len(self._inference_workers_config_for_api(lit_api.api_path))
+        self.under_way = TokensUnderWay(processes=in_flight.processes, workers=workers)
         self._failures: dict[int, int] = {}  # by worker: how many starts in a row have failed
 
     def launch_inference_worker(self, lit_api: ls.LitAPI) -> list[multiprocessing.process.BaseProcess]:
@@ -101,6 +104,7 @@ class Supervisor(ls.LitServer):
 
         def start_one(place: int) -> multiprocessing.Process:
             self.in_flight.enter(place)
+            self.under_way.enter(place)
             return start(port, 1, log_level, [sockets[place]], *rest, **options)[0]
 
         processes = {place: start_one(place) for place in range(count)}
