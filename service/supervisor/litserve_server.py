@@ -42,6 +42,7 @@ class Supervisor(ls.LitServer):
         self.in_flight = in_flight
         workers = len(self._inference_workers_config_for_api(lit_api.api_path))
         self.under_way = TokensUnderWay(processes=in_flight.processes, workers=workers)
+        self._workers: dict[int, multiprocessing.process.BaseProcess] = {}
         self._failures: dict[int, int] = {}  # by worker: how many starts in a row have failed
 
     def launch_inference_worker(self, lit_api: ls.LitAPI) -> list[multiprocessing.process.BaseProcess]:
@@ -55,7 +56,8 @@ class Supervisor(ls.LitServer):
         tests/service/test_litserve_contract.py holds the arguments against those that LitServe passes."""
         lit_api.wait_s = self._wait_s(lit_api, worker_id)
         if self.devices != ["cpu"]:
-            return super().launch_single_inference_worker(lit_api, worker_id)
+            self._workers[worker_id] = super().launch_single_inference_worker(lit_api, worker_id)
+            return self._workers[worker_id]
         self.workers_setup_status[self._status_key(lit_api, worker_id)] = WorkerSetupStatus.STARTING
         process = multiprocessing.get_context("fork").Process(
             target=inference_worker,
@@ -72,6 +74,7 @@ class Supervisor(ls.LitServer):
             name="inference-worker",
         )
         process.start()
+        self._workers[worker_id] = process
         return process
 
     def _wait_s(self, lit_api: ls.LitAPI, worker_id: int) -> float:
@@ -80,7 +83,10 @@ class Supervisor(ls.LitServer):
         It waits itself, since the thread that starts it watches the others too."""
         device = self._inference_workers_config_for_api(lit_api.api_path)[worker_id]
         name = f"{device if isinstance(device, str) else device[0]}/{worker_id}"
-        is_first = worker_id not in self._failures
+        before = self._workers.get(worker_id)
+        if before is not None:  # the HTTP processes that saw it die may have died with it
+            metrics.process_died(before.pid)
+        is_first = before is None
         metrics.worker_started(name, restarted=not is_first)
         if is_first or self.workers_setup_status[self._status_key(lit_api, worker_id)] == WorkerSetupStatus.READY:
             self._failures[worker_id] = 0

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable
@@ -118,8 +119,24 @@ def test_a_worker_that_could_not_be_set_up_waits_longer_each_time(
     assert restarts_of("cpu/0") == restarts + len(ends)
 
 
+def test_the_gauges_of_a_dead_worker_go_with_it(server: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An HTTP process that lost its worker drops them too, but may have been killed at the same moment."""
+    monkeypatch.setattr("service.supervisor.litserve_server.multiprocessing.get_context", lambda _: StandInContext())
+    server.workers_setup_status, server._transport = {}, None
+    server.litapi_request_queues = defaultdict(lambda: None)
+    (api,) = server.litapi_connector
+    server.launch_inference_worker(api)
+    left = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"gauge_livesum_{StandInContext.pid}.db"
+    left.touch()
+    server.workers_setup_status["predict_0"] = WorkerSetupStatus.READY
+    server.launch_single_inference_worker(api, 0)
+    assert not left.exists()
+
+
 class StandInContext:
     """Starts no process."""
+
+    pid = 4_000_000
 
     def Process(self, **_: object) -> "StandInContext":  # noqa: N802
         return self
