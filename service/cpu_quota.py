@@ -1,7 +1,7 @@
 """The CPU quota of this process: the time of so many cores, by the kernel's control groups.
 
-`docker run --cpus`, Compose's `cpus:` and a CPU limit of Kubernetes are quotas. The kernel lets the process run on every core, but
-not for longer, and by the affinity a container of 2 CPUs on 64 cores has 64.
+`docker run --cpus`, Compose's `cpus:` and a CPU limit of Kubernetes are quotas. The kernel lets the process run on every core,
+but not for longer. By its affinity a container of 2 CPUs on 64 cores has 64.
 """
 
 from collections.abc import Iterator

@@ -22,7 +22,7 @@ TOKENS_TOTAL = Counter("valence_tokens", "Tokens computed.", ["model", "kind"])
 TEXTS_DROPPED = Counter("valence_texts_dropped", "Texts not computed: the client left, or the deadline passed.", ["model"])
 OUT_OF_MEMORY = Counter("valence_out_of_memory", "Batches that memory did not hold.", ["device"])
 FAILURES = Counter("valence_failures", "Requests answered with an error.", ["error_type"])
-WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death; also where the start fails.", ["device"])
+WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death, also in vain.", ["device"])
 
 REQUEST_DURATION = Histogram(
     "valence_request_duration_seconds", "From the head of a request that was scored to its answer.", ["model"], buckets=SECONDS

@@ -147,7 +147,7 @@ def give_back_memory(dropped: Sequence[Dropped] = ()) -> None:
 def trim() -> None:
     """Gives what was freed on the host back to the system. Without glibc nothing happens.
 
-    Forwards of ever other sizes leave gaps between what stays: after 4,000 batches of a BERT and an LSTM a quarter of a worker."""
+    Forwards of ever other sizes leave gaps between what stays: after 4,000 batches of a BERT and an LSTM a quarter of it."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

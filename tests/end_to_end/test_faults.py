@@ -255,7 +255,9 @@ def test_a_text_whose_deadline_passes_in_the_queue_is_not_computed(
     drill("504 after 0.3 s; dropped and counted, not computed")
 
 
-@pytest.mark.fault("a checkpoint folder is deleted, then the worker dies", "each start counted, ever rarer; back once the folder is")
+@pytest.mark.fault(
+    "a checkpoint folder is deleted, then the worker dies", "each start counted, ever rarer; back once the folder is"
+)
 def test_a_worker_that_cannot_load_its_models_tries_ever_more_rarely(
     server_of: Callable[..., Any], models: Mapping[str, Path], tmp_path: Path, wait: Callable[..., None], drill: Drill
 ) -> None:

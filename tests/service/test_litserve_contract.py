@@ -138,7 +138,7 @@ class StandInContext:
 
     pid = 4_000_000
 
-    def Process(self, **_: object) -> "StandInContext":  # noqa: N802
+    def Process(self, **_: object) -> "StandInContext":
         return self
 
     def start(self) -> None: ...

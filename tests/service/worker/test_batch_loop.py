@@ -255,7 +255,7 @@ def limited() -> BatchLoop:
         {0: LimitedEngine()},  # type: ignore[dict-item]
         TextQueue(max_batch_tokens=1000, on_dropped=lambda *_: None),
         None,
-        send=lambda by_connection: None,
+        send=lambda _: None,
         meter=Meter(),  # type: ignore[arg-type]
         cores=nullcontext(),
     )

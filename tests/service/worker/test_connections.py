@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def listening(path: Path) -> Connections:
     """The I/O thread of a worker without models."""
     listens = threading.Event()
-    meter: Any = SimpleNamespace(queue_depths=lambda depths: listens.set(), write=lambda: None)
+    meter: Any = SimpleNamespace(queue_depths=lambda _: listens.set(), write=lambda: None)
     models: Any = SimpleNamespace(engines={})
     queue = TextQueue(max_batch_tokens=64, on_dropped=lambda *_: None)
     result = Connections(queue, explanations=None, models=models, device="cpu/0", meter=meter)
