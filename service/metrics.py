@@ -22,7 +22,7 @@ TOKENS_TOTAL = Counter("valence_tokens", "Tokens computed.", ["model", "kind"])
 TEXTS_DROPPED = Counter("valence_texts_dropped", "Texts not computed: the client left, or the deadline passed.", ["model"])
 OUT_OF_MEMORY = Counter("valence_out_of_memory", "Batches that memory did not hold.", ["device"])
 FAILURES = Counter("valence_failures", "Requests answered with an error.", ["error_type"])
-WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death.", ["device"])
+WORKER_RESTARTS = Counter("valence_worker_restarts", "Workers started again after a death, also in vain.", ["device"])
 
 REQUEST_DURATION = Histogram(
     "valence_request_duration_seconds", "From the head of a request that was scored to its answer.", ["model"], buckets=SECONDS
@@ -39,7 +39,7 @@ BATCH_TOKENS_SIZE = Histogram("valence_batch_tokens", "Tokens of one batch.", ["
 QUEUE_TEXTS = Gauge("valence_queue_texts", "Texts that wait.", ["model"], multiprocess_mode="livesum")
 BATCH_TOKENS_LIMIT = Gauge(
     "valence_batch_tokens_limit",
-    "Token budget of a batch, lowered when memory runs out.",
+    "Token budget of a batch, lowered when memory runs out, and raised again later.",
     ["device"],
     multiprocess_mode="livemin",
 )
@@ -63,7 +63,7 @@ def process_died(pid: int | None) -> None:
 
 
 def worker_started(device: str, *, restarted: bool) -> None:
-    """Counts a worker's start if it follows a death. The worker calls it once it is set up."""
+    """Counts a worker's start if it follows a death. The main process calls it before the worker loads anything."""
     counter = WORKER_RESTARTS.labels(device)
     if restarted:
         counter.inc()

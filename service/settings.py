@@ -1,11 +1,14 @@
 """Every setting of the service: environment `VALENCE_<NAME>` or flag `--<name>`, the flag winning."""
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.cpu_quota import cpu_quota
 
 CHECKPOINTS = Path(__file__).parent.parent / "models" / "checkpoints"
 # The routes of monitors and of the documentation.
@@ -144,5 +147,7 @@ class Settings(BaseSettings):
 
 
 def cores() -> int:
-    """The processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may use: those that it may run on, or fewer where a container's CPU quota says so."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))

@@ -34,8 +34,7 @@ FIRST_TOKENS = {"RobertaTokenizer": ("<s>", "<pad>", "</s>", "<unk>", "<mask>")}
 NOT_FOR_TEXT = ("LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer", "MarkupLMTokenizer", "TapasTokenizer")
 
 
-# Architectures whose class transformers does not name; and RemBERT, whose class takes [CLS] for the unknown token once it has been
-# trained anew. ALBERT's is of the same kind.
+# Architectures whose class transformers does not name. RemBERT's takes [CLS] for the unknown token once it is trained anew.
 NOT_NAMED = {"t5gemma2": "GemmaTokenizer", "mistral4": "GPT2Tokenizer", "rembert": "AlbertTokenizer"}
 
 

@@ -27,6 +27,7 @@ from service.edge.scoring.dispatch import Dispatcher
 from service.edge.scoring.link import Link
 from service.edge.scoring.models import EdgeModels
 from service.edge.scoring.scoring import Scorer
+from service.edge.scoring.under_way import TokensUnderWay
 from service.edge.telemetry.meter import Tally
 from service.edge.telemetry.request_log import log_request
 from service.edge.telemetry.workers_log import WorkersLog
@@ -53,6 +54,7 @@ class Edge:
         runtime_dir: RuntimeDir,
         sockets: Sequence[Path],
         in_flight: InFlight,
+        under_way: TokensUnderWay,
         http_processes: int,
     ) -> None:
         self.app = app
@@ -68,7 +70,7 @@ class Edge:
         self.services = Services(
             settings=settings,
             models=self.models,
-            scorer=Scorer(settings, Dispatcher(self.links)),
+            scorer=Scorer(settings, Dispatcher(self.links, under_way)),
             changes=Changes(settings, self.models, self.links, runtime_dir=runtime_dir),
             links=self.links,
             admission=Admission(settings, in_flight),

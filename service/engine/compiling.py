@@ -29,7 +29,9 @@ INT8_OPTIONS = {"freezing": True, "max_autotune_gemm": True, "max_autotune_gemm_
 
 
 class CompiledForward:
-    """A forward whose model is compiled. A call gives logits (S, labels). `module`: the compiled model."""
+    """A forward whose model is compiled. A call gives logits (S, labels). `module`: the compiled model, which compiles nothing
+    once it is checked, so that no request waits for the compiler: a pack that fits no graph is computed without one. torch's
+    stances would say so for the whole process, and live forwards might compile while another model is checked."""
 
     def __init__(self, model: nn.Module, forward: Forward, *, takes_types: bool) -> None:
         # The compiler limits the graphs of one piece of code, and every model's forward begins in the same wrapper of
@@ -59,18 +61,14 @@ class CompiledForward:
         On a CPU a graph is bound to a number of threads, so one is compiled for each of `threads`. Raises ValueError if scores
         differ, and what the compiler raises (RuntimeError)."""
         started_at = time.monotonic()
-        torch.compiler.set_stance("default")
-        try:
-            expected = [self._forward(self._model, pack).float() for pack in packs]
-            for count in threads:
-                torch.set_num_threads(count)
-                with inductor_config.patch(self._compiler_options):
-                    found = [self(pack).float() for pack in packs]
-                for logits, wanted in zip(found, expected, strict=True):
-                    worst = float((logits - wanted).abs().max())
-                    if not worst <= TOLERANCE * float(wanted.abs().max()):
-                        raise ValueError(f"logits are {worst:.3g} away from those of the forward that is not compiled")
-        finally:
-            # From now on no request waits for the compiler: a pack that fits no graph is computed without compiling.
-            torch.compiler.set_stance("eager_on_recompile")
+        expected = [self._forward(self._model, pack).float() for pack in packs]
+        for count in threads:
+            torch.set_num_threads(count)
+            with inductor_config.patch(self._compiler_options):
+                found = [self(pack).float() for pack in packs]
+            for logits, wanted in zip(found, expected, strict=True):
+                worst = float((logits - wanted).abs().max())
+                if not worst <= TOLERANCE * float(wanted.abs().max()):
+                    raise ValueError(f"logits are {worst:.3g} away from those of the forward that is not compiled")
+        self.module = torch._dynamo.run(self._model)
         log.info("compiled the forward in %.1f s", time.monotonic() - started_at)

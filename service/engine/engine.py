@@ -206,7 +206,7 @@ class Engine:
         ordered = [texts[index] for index in order]
         padding = self.padding(ordered)
         with nullcontext() if self.way.own_layers else torchs_layers():
-            rows = self._packed(ordered, padding) if self.packed else self._padded(ordered)
+            rows = self._packed(ordered, padding if self.fills_up else 0) if self.packed else self._padded(ordered)
         if not self.overlaps:
             return Launched(rows, order, padding)
         host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
@@ -218,6 +218,8 @@ class Engine:
         """How many padding tokens are computed when `texts` are scored."""
         if self.packed:
             tokens = sum(len(text.ids) for text in texts)
+            if self.graphs is not None:
+                return self.graphs.padding(tokens, texts=len(texts))
             return filled_up(tokens) - tokens if self.fills_up else 0
         ordered = sorted(texts, key=lambda text: len(text.ids))
         return sum(len(group[-1].ids) - len(text.ids) for group in self._groups(ordered) for text in group)

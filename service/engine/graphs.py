@@ -47,9 +47,18 @@ class GraphedForward:
         )  # fmt: skip
 
     def __call__(self, pack: Pack) -> torch.Tensor | None:
+        graph = self._fitting(len(pack.ids), texts=len(pack.bounds) - 1)
+        return None if graph is None else graph(pack)
+
+    def padding(self, tokens: int, *, texts: int) -> int:
+        """How many tokens of no text a replay of such a pack computes; 0 for a pack that fits no graph."""
+        graph = self._fitting(tokens, texts=texts)
+        return 0 if graph is None else graph.tokens - tokens
+
+    def _fitting(self, tokens: int, *, texts: int) -> "Graph | None":
         for graph in self.graphs:
-            if len(pack.ids) <= graph.tokens and len(pack.bounds) - 1 <= graph.texts:
-                return graph(pack)
+            if tokens <= graph.tokens and texts <= graph.texts:
+                return graph
         return None
 
     def check(self, forward: Callable[[Pack], torch.Tensor], packs: Sequence[Pack]) -> None:

@@ -1,4 +1,5 @@
-"""LitServe's server with three changes: a socket for each HTTP process, a replacement for one that dies, forked CPU workers."""
+"""LitServe's server with four changes: a socket for each HTTP process, a replacement for one that dies, forked CPU workers, and
+patience with a worker that can't load its models."""
 
 import logging
 import multiprocessing
@@ -15,9 +16,12 @@ from litserve.utils import WorkerSetupStatus
 
 from service import metrics
 from service.edge.scoring.admission import InFlight
+from service.edge.scoring.under_way import TokensUnderWay
 
 log = logging.getLogger("valence")
 CHECK_S = 0.5
+# A worker that could not load its models is started again after 1, 2, 4 … seconds, and at most after so many.
+MOST_WAIT_S = 30
 HttpProcesses = dict[int, multiprocessing.Process]
 
 
@@ -36,6 +40,10 @@ class Supervisor(ls.LitServer):
     def __init__(self, lit_api: ls.LitAPI, in_flight: InFlight, **options: Any) -> None:
         super().__init__(lit_api, **options)
         self.in_flight = in_flight
+        workers = len(self._inference_workers_config_for_api(lit_api.api_path))
+        self.under_way = TokensUnderWay(processes=in_flight.processes, workers=workers)
+        self._workers: dict[int, multiprocessing.process.BaseProcess] = {}
+        self._failures: dict[int, int] = {}  # by worker: how many starts in a row have failed
 
     def launch_inference_worker(self, lit_api: ls.LitAPI) -> list[multiprocessing.process.BaseProcess]:
         """Starts every worker. `run` calls it once."""
@@ -46,9 +54,11 @@ class Supervisor(ls.LitServer):
         """Starts a worker: the first time, and again after each death.
 
         tests/service/test_litserve_contract.py holds the arguments against those that LitServe passes."""
+        lit_api.wait_s = self._wait_s(lit_api, worker_id)
         if self.devices != ["cpu"]:
-            return super().launch_single_inference_worker(lit_api, worker_id)
-        self.workers_setup_status[f"{lit_api.api_path.strip('/')}_{worker_id}"] = WorkerSetupStatus.STARTING
+            self._workers[worker_id] = super().launch_single_inference_worker(lit_api, worker_id)
+            return self._workers[worker_id]
+        self.workers_setup_status[self._status_key(lit_api, worker_id)] = WorkerSetupStatus.STARTING
         process = multiprocessing.get_context("fork").Process(
             target=inference_worker,
             args=(
@@ -64,7 +74,30 @@ class Supervisor(ls.LitServer):
             name="inference-worker",
         )
         process.start()
+        self._workers[worker_id] = process
         return process
+
+    def _wait_s(self, lit_api: ls.LitAPI, worker_id: int) -> float:
+        """Counts a start of a worker. How long that worker is to wait before it loads its models.
+
+        It waits itself, since the thread that starts it watches the others too."""
+        device = self._inference_workers_config_for_api(lit_api.api_path)[worker_id]
+        name = f"{device if isinstance(device, str) else device[0]}/{worker_id}"
+        before = self._workers.get(worker_id)
+        if before is not None:  # the HTTP processes that saw it die may have died with it
+            metrics.process_died(before.pid)
+        is_first = before is None
+        metrics.worker_started(name, restarted=not is_first)
+        if is_first or self.workers_setup_status[self._status_key(lit_api, worker_id)] == WorkerSetupStatus.READY:
+            self._failures[worker_id] = 0
+            return 0
+        self._failures[worker_id] += 1
+        wait_s = min(MOST_WAIT_S, 2 ** (self._failures[worker_id] - 1))
+        log.error("worker %s did not get to load its models; it tries again in %d s", name, wait_s)
+        return wait_s
+
+    def _status_key(self, lit_api: ls.LitAPI, worker_id: int) -> str:
+        return f"{lit_api.api_path.strip('/')}_{worker_id}"
 
     def _start_server(self, *arguments: Any, **options: Any) -> HttpProcesses:
         """Starts the HTTP processes, by place. `run` calls it once, and later stops what the returned dictionary holds.
@@ -77,6 +110,7 @@ class Supervisor(ls.LitServer):
 
         def start_one(place: int) -> multiprocessing.Process:
             self.in_flight.enter(place)
+            self.under_way.enter(place)
             return start(port, 1, log_level, [sockets[place]], *rest, **options)[0]
 
         processes = {place: start_one(place) for place in range(count)}

@@ -112,6 +112,7 @@ def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
             runtime_dir=runtime_dir,
             sockets=[runtime_dir.socket(worker) for worker in range(len(server.devices) * workers)],
             in_flight=in_flight,
+            under_way=server.under_way,
             http_processes=http_processes,
         )
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,7 @@ from service.engine.engine import Engine, Launched
 from service.engine.faults import FAULTS_OF_TEXTS
 from service.engine.packs import FloatArray
 from service.frames import LOGIT_TYPE, Answer, Message
+from service.worker.budget import TokenBudget
 from service.worker.explaining import Explanations
 from service.worker.failures import score_halves
 from service.worker.queue import QueuedText, TextQueue
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valence.worker")
 Send = Callable[[Mapping[int, Sequence[Message]]], None]
-# The token budget is not lowered below this.
-LEAST_BATCH_TOKENS = 64
 NONE_FAILED: frozenset[int] = frozenset()
 
 
@@ -64,6 +64,7 @@ class BatchLoop:
         self._send = send
         self._meter = meter
         self._cores = cores
+        self._budget = TokenBudget(queue)
         self._running: Running | None = None
         self._finished_at = 0.0
         self.busy_since: float | None = None
@@ -115,8 +116,11 @@ class BatchLoop:
             if isinstance(running.launched, Exception):
                 raise running.launched
             logits, failed = running.launched.wait(), NONE_FAILED
+            if self._budget.held(sum(len(text.text.ids) for text in batch)):
+                self._meter.batch_tokens_limit(self.queue.max_batch_tokens)
         except FAULTS_OF_TEXTS as error:
-            logits, failed = score_halves(engine, batch, error, relieve=self._relieve)
+            too_large = partial(self._blame, before=self.queue.max_batch_tokens)
+            logits, failed = score_halves(engine, batch, error, relieve=self._relieve, too_large=too_large)
         failed |= places_without_a_number(logits)
         now = time.monotonic()
         started_at = max(running.started_at, self._finished_at)
@@ -141,10 +145,19 @@ class BatchLoop:
 
     def _relieve(self, tokens: int) -> None:
         """Makes later batches smaller, after one of so many tokens took more memory than there is."""
+        self._budget.ran_out(tokens)
+        self._ran_out()
+        log.warning("out of memory with %d tokens; batches hold %d for now", tokens, self.queue.max_batch_tokens)
+
+    def _blame(self, tokens: int, *, before: int) -> None:
+        """A text alone took more memory than there is. That says nothing of other batches: they hold what they held `before`."""
+        self.queue.max_batch_tokens = before
+        self._ran_out()
+        log.warning("out of memory with a lone text of %d tokens; batches hold %d as before", tokens, before)
+
+    def _ran_out(self) -> None:
         torch.cuda.empty_cache()  # nothing happens without CUDA
-        self.queue.max_batch_tokens = min(self.queue.max_batch_tokens, max(LEAST_BATCH_TOKENS, tokens // 2))
         self._meter.out_of_memory(limit=self.queue.max_batch_tokens)
-        log.warning("out of memory with %d tokens; batches hold %d from now on", tokens, self.queue.max_batch_tokens)
 
 
 def places_without_a_number(logits: FloatArray) -> frozenset[int]:

@@ -29,7 +29,7 @@ class BatchMeter:
         """`models`: names by place."""
         self._out_of_memory = metrics.OUT_OF_MEMORY.labels(device)
         self._limit = metrics.BATCH_TOKENS_LIMIT.labels(device)
-        self._limit.set(max_batch_tokens)
+        self.batch_tokens_limit(max_batch_tokens)
         self._observed: collections.deque[Observed] = collections.deque()
         self._dropped: dict[int, Counter] = {}
         self._queue: dict[int, Histogram] = {}
@@ -73,7 +73,11 @@ class BatchMeter:
     def out_of_memory(self, *, limit: int) -> None:
         """Counts a batch that was too large for memory. `limit`: the token budget from now on."""
         self._out_of_memory.inc()
-        self._limit.set(limit)
+        self.batch_tokens_limit(limit)
+
+    def batch_tokens_limit(self, tokens: int) -> None:
+        """Shows the token budget from now on."""
+        self._limit.set(tokens)
 
     def observe(
         self, model: int, batch: Sequence[QueuedText], *, started_at: float, inference_s: float, failed: int, padding: int

@@ -1,14 +1,16 @@
 """The worker process: LitServe starts one per device, `WorkerApi.setup` loads the models, `WorkerLoop` computes for ever.
 
 Two threads share it. The I/O thread talks to the HTTP processes and fills the queue; the main thread takes a batch whenever
-the device is free. When a worker dies its connections close, and by that the HTTP processes know.
+the device is free. Where one ends, the process ends. When a worker dies its connections close, and by that the HTTP processes
+know.
 """
 
 import logging
 import signal
 import sys
-import threading
+import time
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import litserve as ls
@@ -23,6 +25,7 @@ from service.runtime_dir import RuntimeDir
 from service.served.catalog import CatalogError, ServedModel, register_all, weights_digest
 from service.served.roster import RosterFile
 from service.settings import Settings
+from service.worker import threads
 from service.worker.batch_loop import BatchLoop
 from service.worker.connections import Connections
 from service.worker.explaining import Explanations
@@ -42,6 +45,7 @@ class WorkerApi(ls.LitAPI):
         self.roster = roster
         self.names: dict[int, str] = {}
         self.engines: dict[int, Engine] = {}
+        self.wait_s = 0.0  # before it loads the models: the supervisor sets it after starts that failed
 
     def setup(self, device: str) -> None:
         """Loads every model of the roster onto `device` and lets each answer a real forward.
@@ -52,6 +56,7 @@ class WorkerApi(ls.LitAPI):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the main process's handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: main ends us after the last answer
         configure_logging(self.settings.log_level, self.settings.log_format)
+        time.sleep(self.wait_s)
         register_all(self.settings.import_modules)
         if device == "cpu":
             torch.set_num_threads(self.settings.thread_count())
@@ -89,11 +94,9 @@ class WorkerLoop(LitLoop):
         """Nothing to check: the default hooks are not used."""
 
     def __call__(self, lit_api: WorkerApi, device: str, worker_id: int, *rest: Any) -> None:
-        from service import metrics  # after LitServe set this process up, so that its metrics file is its own
-        from service.worker.meter import BatchMeter
+        from service.worker.meter import BatchMeter  # after LitServe set this process up, so that its metrics file is its own
 
         path = self.runtime_dir.socket(worker_id)
-        metrics.worker_started(f"{device}/{worker_id}", restarted=path.exists())
         path.unlink(missing_ok=True)
         max_batch_tokens = lit_api.settings.batch_tokens(device)
         meter = BatchMeter(lit_api.names, device=f"{device}/{worker_id}", max_batch_tokens=max_batch_tokens)
@@ -104,7 +107,7 @@ class WorkerLoop(LitLoop):
         steps = lit_api.settings.explain_steps
         explanations = Explanations(lit_api.engines, max_steps=steps) if steps else None
         connections = Connections(queue, explanations=explanations, models=models, device=f"{device}/{worker_id}", meter=meter)
-        threading.Thread(target=connections.serve, args=(path,), name="worker-io", daemon=True).start()
+        threads.start(partial(connections.serve, path), name="worker-io")
         cores = self._cores(lit_api.settings, worker_id) if device == "cpu" else nullcontext()
         batches = BatchLoop(lit_api.engines, queue, explanations, send=connections.send, meter=meter, cores=cores)
         if lit_api.settings.watchdog_s:

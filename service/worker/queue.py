@@ -5,8 +5,9 @@ There is no timer. An idle device takes a lone text at once; a busy one finds al
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -26,9 +27,23 @@ class QueuedText(msgspec.Struct, gc=False):
     text: TextIds
 
 
-class TextQueue:
-    """The waiting texts of each model, oldest first. One thread puts, another takes.
+class QueuedJob(msgspec.Struct, gc=False):
+    """A job that waits. All its texts have one deadline, and were sent together. `taken`: how many have left."""
 
+    texts: list[QueuedText]
+    tokens: int
+    taken: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many texts still wait."""
+        return len(self.texts) - self.taken
+
+
+class TextQueue:
+    """The waiting jobs of each model, oldest first. One thread puts, another takes.
+
+    A job leaves from anywhere in its queue at the same cost: when many clients go at once, the worker must not stand still.
     `tokens`: how many tokens wait. `on_dropped` is told a model and how many of its texts are not computed, since nobody waits
     for them any more."""
 
@@ -36,40 +51,37 @@ class TextQueue:
         self.max_batch_tokens = max_batch_tokens
         self._on_dropped = on_dropped
         self.tokens = 0
-        self._queues: defaultdict[int, deque[QueuedText]] = defaultdict(deque)
+        # By connection and id. A plain dictionary would pass over all that left before its first.
+        self._queues: defaultdict[int, OrderedDict[tuple[int, int], QueuedJob]] = defaultdict(OrderedDict)
         self._changed = threading.Condition()
         self._woken = False
 
     def put(self, job: Job, *, reply_to: int) -> None:
         """Queues the texts of `job`."""
-        texts = _split(job, reply_to)
+        texts, tokens = _split(job, reply_to), sum(job.lengths)
         with self._changed:
-            self._queues[job.model].extend(texts)
-            self.tokens += sum(job.lengths)
+            self._queues[job.model][reply_to, job.id] = QueuedJob(texts, tokens)
+            self.tokens += tokens
             self._changed.notify()
 
     def cancel(self, message: Cancel, *, reply_to: int) -> None:
-        """Drops the job's texts that still wait. It takes a pass over the queue, whose length admission bounds."""
+        """Drops the job's texts that still wait."""
         with self._changed:
-            for index, queue in self._queues.items():
-                kept = deque(text for text in queue if (text.reply_to, text.job_id) != (reply_to, message.id))
-                if len(kept) < len(queue):
-                    self._on_dropped(index, len(queue) - len(kept))
-                self.tokens -= sum(len(text.text.ids) for text in queue) - sum(len(text.text.ids) for text in kept)
-                self._queues[index] = kept
+            for model, queue in self._queues.items():
+                job = queue.pop((reply_to, message.id), None)
+                if job is not None:
+                    self._drop(model, job)
 
     def depths(self) -> dict[int, int]:
         """How many texts wait for each model."""
         with self._changed:
-            return {model: len(queue) for model, queue in self._queues.items()}
+            return {model: sum(job.waiting for job in queue.values()) for model, queue in self._queues.items()}
 
     def discard(self, model: int) -> None:
         """Drops the texts that wait for a model that is served no more."""
         with self._changed:
-            queue = self._queues.pop(model, deque())
-            self.tokens -= sum(len(text.text.ids) for text in queue)
-        if queue:
-            self._on_dropped(model, len(queue))
+            for job in self._queues.pop(model, OrderedDict()).values():
+                self._drop(model, job)
 
     def wake(self) -> None:
         """Makes the present call of `take`, or else the next, return: its caller has something else to do."""
@@ -97,34 +109,51 @@ class TextQueue:
             return self._oldest()
 
     def _oldest(self) -> tuple[int, list[QueuedText]] | None:
-        waiting = [index for index, queue in self._queues.items() if queue]
+        waiting = [(_first(queue).texts[0].sent_at, model) for model, queue in self._queues.items() if queue]
         if not waiting:
             return None
-        model = min(waiting, key=lambda index: self._queues[index][0].sent_at)
+        _, model = min(waiting)
         batch = self._fill(model)
         return (model, batch) if batch else None
 
     def _fill(self, model: int) -> list[QueuedText]:
         queue = self._queues[model]
         batch: list[QueuedText] = []
-        tokens = dropped = 0
-        now = time.monotonic()
+        room, now = self.max_batch_tokens, time.monotonic()
         while queue:
-            text = queue[0]
-            length = len(text.text.ids)
-            expired = text.deadline < now
-            if batch and not expired and tokens + length > self.max_batch_tokens:
+            job = _first(queue)
+            if job.texts[0].deadline < now:
+                queue.popitem(last=False)
+                self._drop(model, job)
+                continue
+            room -= self._move(job, batch, room)
+            if job.waiting:
                 break
-            queue.popleft()
-            self.tokens -= length
-            if expired:
-                dropped += 1
-            else:
-                batch.append(text)
-                tokens += length
-        if dropped:
-            self._on_dropped(model, dropped)
+            queue.popitem(last=False)
         return batch
+
+    def _move(self, job: QueuedJob, batch: list[QueuedText], room: int) -> int:
+        """Moves the job's texts to the batch while there is room. How many tokens they have."""
+        moved = 0
+        for text in islice(job.texts, job.taken, None):
+            length = len(text.text.ids)
+            if batch and moved + length > room:
+                break
+            batch.append(text)
+            moved += length
+            job.taken += 1
+        job.tokens -= moved
+        self.tokens -= moved
+        return moved
+
+    def _drop(self, model: int, job: QueuedJob) -> None:
+        """Counts off a job that has left its queue uncomputed."""
+        self.tokens -= job.tokens
+        self._on_dropped(model, job.waiting)
+
+
+def _first(queue: OrderedDict[tuple[int, int], QueuedJob]) -> QueuedJob:
+    return queue[next(iter(queue))]
 
 
 def _split(job: Job, reply_to: int) -> list[QueuedText]:

@@ -2,9 +2,11 @@
 
 import faulthandler
 import logging
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
+
+from service.worker import threads
 
 log = logging.getLogger("valence.worker")
 CHECK_S = 1.0
@@ -16,7 +18,7 @@ def watch(busy_since: Callable[[], float | None], *, limit_s: float) -> None:
     `busy_since` gives the monotonic time at which the batch began, or None while idle. The process is ended by faulthandler's
     timer, a thread in C that our thread sets again and again. It also fires if a forward never gives Python's lock back, and it
     leaves the stack of every thread in the log."""
-    threading.Thread(target=_keep_winding, args=(busy_since, limit_s), name="watchdog", daemon=True).start()
+    threads.start(partial(_keep_winding, busy_since, limit_s), name="watchdog")
 
 
 def _keep_winding(busy_since: Callable[[], float | None], limit_s: float) -> None:

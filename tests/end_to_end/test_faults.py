@@ -255,6 +255,27 @@ def test_a_text_whose_deadline_passes_in_the_queue_is_not_computed(
     drill("504 after 0.3 s; dropped and counted, not computed")
 
 
+@pytest.mark.fault(
+    "a checkpoint folder is deleted, then the worker dies", "each start counted, ever rarer; back once the folder is"
+)
+def test_a_worker_that_cannot_load_its_models_tries_ever_more_rarely(
+    server_of: Callable[..., Any], models: Mapping[str, Path], tmp_path: Path, wait: Callable[..., None], drill: Drill
+) -> None:
+    folder = Path(shutil.copytree(models["failing"], tmp_path / "failing"))
+    server = server_of({"failing": folder}, "--http-processes", "1")
+    folder.rename(tmp_path / "deleted")
+    server.worker().kill()
+    wait(lambda: server.metric("valence_worker_restarts_total", device="cpu/0") >= 4, timeout_s=SAFETY_S, alive=server)
+    said = [line["message"] for line in server.lines() if "tries again" in line["message"]]
+    assert [message.rpartition(" in ")[2] for message in said][:3] == ["1 s", "2 s", "4 s"]
+    assert len(said) == server.metric("valence_worker_restarts_total") - 1  # the first start followed a worker that was ready
+    assert server.predict("good").status_code == 503
+    (tmp_path / "deleted").rename(folder)
+    server.wait_until_ready()
+    assert server.predict("good").status_code == 200
+    drill("4 starts counted with 1, 2 and 4 s between them; requests 503 meanwhile; ready by itself once the folder was back")
+
+
 @pytest.mark.fault("SIGTERM under load", "/ready 503 first, no accepted request lost, exit 0, no orphan")
 def test_sigterm_under_load_loses_nothing(start_server: Callable[..., Any], drill: Drill) -> None:
     server = start_server("--http-processes", "2", "--drain-s", "3")

@@ -5,9 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 from transformers import AutoTokenizer
 
@@ -213,6 +215,30 @@ def test_counts_survive_a_worker_that_is_killed(counting: Any, wait: Callable[..
     unhealthy = sum(count for (_, status), count in requests.items() if status == "503")  # GET /ready was answered 503 meanwhile
     assert gain(after, before, "valence_failures_total", "error_type") == {"unhealthy": unhealthy}
     assert counting.predict(["good"] * 4).status_code == 200
+
+
+def test_counts_go_on_after_workers_and_http_processes_were_killed_together(counting: Any, wait: Callable[..., None]) -> None:
+    """No process is left that saw the workers die: what they last said of their queues must go all the same."""
+    before = counting.samples()
+    with ThreadPoolExecutor(12) as pool:
+        lost = [pool.submit(counting.predict, "slow", model="failing") for _ in range(12)]
+        wait(lambda: counting.metric("valence_queue_texts") > 0, timeout_s=20)
+        for process in (*counting.http_processes(), *counting.workers()):
+            process.kill()
+        for future in lost:
+            with suppress(httpx.TransportError):
+                assert future.result(60).status_code in (200, 503)
+    counting.wait_until_ready()
+    wait(lambda: counting.metric("valence_requests_in_flight") == counting.metric("valence_queue_texts") == 0, timeout_s=20)
+    after = counting.samples()
+    gauges = ("valence_queue_texts", "valence_requests_in_flight", "valence_worker_up")
+    assert [key for key, value in before.items() if key[0] not in gauges and after.get(key, -1) < value] == []
+    assert gain(after, before, "valence_worker_restarts_total", "device") == {"cpu/0": 1, "cpu/1": 1}
+    assert [counting.client.post(one.path, json=one.body).status_code for one in KINDS] == [one.status for one in KINDS]
+    computed = total(KINDS, lambda one: one.model, lambda one: len(one.scored) + len(one.failed))
+    found = settled(counting, after, sum(computed.values()), wait)
+    assert gain(found, after, "valence_queue_duration_seconds_count", "model") == computed
+    assert gain(found, after, "valence_texts_total", "model") == total(KINDS, lambda one: one.model, lambda one: len(one.scored))
 
 
 def test_no_label_holds_what_a_client_sent(counting: Any) -> None:

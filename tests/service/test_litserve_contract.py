@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+import os
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +13,9 @@ import litserve as ls
 import pytest
 from litserve.loops import LitLoop
 from litserve.loops.loops import inference_worker
+from litserve.utils import WorkerSetupStatus
 
+from service import metrics
 from service.runtime_dir import RuntimeDir
 from service.settings import Settings
 from service.supervisor.litserve_server import Supervisor
@@ -87,6 +91,69 @@ def test_a_worker_is_forked_with_what_litserve_spawns_it_with() -> None:
     assert started_process(Supervisor) == started_process(ls.LitServer)
     assert list(inspect.signature(ls.LitServer.launch_inference_worker).parameters) == ["self", "lit_api"]
     assert 'workers_setup_status[f"{endpoint}_{worker_id}"] = WorkerSetupStatus.STARTING' in inspect.getsource(ls.LitServer)
+
+
+@pytest.mark.parametrize(
+    ("ends", "waits"),
+    [
+        (["STARTING"] * 7, [1, 2, 4, 8, 16, 30, 30]),
+        (["ERROR", "READY", "READY", "ERROR"], [1, 0, 0, 1]),
+    ],
+)
+def test_a_worker_that_could_not_be_set_up_waits_longer_each_time(
+    server: Supervisor, monkeypatch: pytest.MonkeyPatch, ends: list[str], waits: list[int]
+) -> None:
+    """As LitServe's monitor starts it again. `ends`: its status when it died."""
+    monkeypatch.setattr("service.supervisor.litserve_server.multiprocessing.get_context", lambda _: StandInContext())
+    server.workers_setup_status, server._transport = {}, None
+    server.litapi_request_queues = defaultdict(lambda: None)
+    (api,) = server.litapi_connector
+    restarts = restarts_of("cpu/0")
+    server.launch_inference_worker(api)
+    found = []
+    for status in ends:
+        server.workers_setup_status["predict_0"] = getattr(WorkerSetupStatus, status)
+        server.launch_single_inference_worker(api, 0)
+        found.append(api.wait_s)
+    assert found == waits
+    assert restarts_of("cpu/0") == restarts + len(ends)
+
+
+def test_the_gauges_of_a_dead_worker_go_with_it(server: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An HTTP process that lost its worker drops them too, but may have been killed at the same moment."""
+    monkeypatch.setattr("service.supervisor.litserve_server.multiprocessing.get_context", lambda _: StandInContext())
+    server.workers_setup_status, server._transport = {}, None
+    server.litapi_request_queues = defaultdict(lambda: None)
+    (api,) = server.litapi_connector
+    server.launch_inference_worker(api)
+    left = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"gauge_livesum_{StandInContext.pid}.db"
+    left.touch()
+    server.workers_setup_status["predict_0"] = WorkerSetupStatus.READY
+    server.launch_single_inference_worker(api, 0)
+    assert not left.exists()
+
+
+class StandInContext:
+    """Starts no process."""
+
+    pid = 4_000_000
+
+    def Process(self, **_: object) -> "StandInContext":
+        return self
+
+    def start(self) -> None: ...
+
+
+def restarts_of(device: str) -> float:
+    return float(metrics.WORKER_RESTARTS.labels(device)._value.get())
+
+
+def test_the_monitor_starts_a_worker_again_by_the_method_that_we_override() -> None:
+    source = inspect.getsource(ls.LitServer._start_worker_monitoring)
+    assert "self.inference_workers[idx] = self.launch_single_inference_worker(lit_api, worker_id)" in source
+    source = inspect.getsource(inference_worker)
+    assert 'endpoint = lit_api.api_path.split("/")[-1]' in source
+    assert 'workers_setup_status[f"{endpoint}_{worker_id}"] = WorkerSetupStatus.READY' in source
 
 
 def test_the_server_is_assembled_as_we_mean(server: ls.LitServer) -> None:

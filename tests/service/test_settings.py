@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service import settings
 from service.settings import Settings
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "settings.md"
@@ -102,5 +103,20 @@ def test_counts_are_at_least_one_and_as_set(device: str) -> None:
 @pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 1), (2, 2, 1), (4, 4, 1), (16, 4, 4)])
 def test_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(settings, "cpu_quota", lambda: None)
     assert (Settings().worker_count("cpu"), Settings().thread_count()) == (workers, threads)
     assert Settings().worker_count("cuda") == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "http_processes", "workers", "threads", "alone"),
+    [(2.0, 1, 2, 1, 2), (0.5, 1, 1, 1, 1), (1.5, 1, 2, 1, 2), (8.0, 2, 4, 2, 8), (100.0, 16, 4, 16, 64), (None, 16, 4, 16, 64)],
+)
+def test_a_cpu_quota_bounds_what_is_started(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, http_processes: int, workers: int, threads: int, alone: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(settings, "cpu_quota", lambda: quota)
+    found = Settings()
+    counts = (found.http_process_count("cpu"), found.worker_count("cpu"), found.thread_count(), found.lone_thread_count())
+    assert counts == (http_processes, workers, threads, alone)

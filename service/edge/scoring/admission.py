@@ -28,7 +28,7 @@ class InFlight:
     request at the same moment may exceed the limit by one."""
 
     def __init__(self, *, processes: int, limit: int) -> None:
-        self.limit = limit
+        self.processes, self.limit = processes, limit
         self._counts = memoryview(mmap.mmap(-1, processes * COUNT_BYTES)).cast("i")
         self._place = 0
 

@@ -11,7 +11,8 @@ from service.edge.http import errors
 from service.edge.http.call import Call, ClientGone
 from service.edge.http.errors import ServiceError
 from service.edge.scoring.link import Link, Reply
-from service.frames import Explain, Explained, Job
+from service.edge.scoring.under_way import TokensUnderWay
+from service.frames import ID_TYPE, Explain, Explained, Job
 
 # Requests older than this are watched for a client that has gone; faster ones pay nothing for it.
 WATCH_AFTER_S = 0.1
@@ -20,8 +21,9 @@ WATCH_AFTER_S = 0.1
 class Dispatcher:
     """Asks workers, through the links to all of them."""
 
-    def __init__(self, links: Sequence[Link]) -> None:
+    def __init__(self, links: Sequence[Link], under_way: TokensUnderWay) -> None:
         self.links = links
+        self.under_way = under_way
         self._tasks: set[asyncio.Task[None]] = set()
 
     @overload
@@ -32,21 +34,24 @@ class Dispatcher:
 
     async def answered(self, call: Call, asked: Job | Explain, *, timeout_s: float) -> Reply | Explained:
         """Asks the worker with the least to do and waits. ServiceError 503 or 504, or ClientGone, if no answer comes."""
-        ready = [link for link in self.links if asked.model in link.places]
+        ready = [worker for worker, link in enumerate(self.links) if asked.model in link.places]
         if not ready:
             raise errors.unhealthy("no worker is ready yet; retry")
-        link = min(ready, key=lambda link: len(link.pending))
+        worker, tokens = self.under_way.least(ready), len(asked.token_ids) // ID_TYPE.itemsize
+        link = self.links[worker]
         call.submitted_at = time.perf_counter()
         future = link.ask(asked)
         wait = asyncio.get_running_loop().call_later(
             min(WATCH_AFTER_S, timeout_s), self._watch, call.receive, future, asked.deadline, timeout_s
         )
+        self.under_way.add(worker, tokens)
         try:
             answer = await future
         except (ServiceError, ClientGone, asyncio.CancelledError):
             link.forget(asked.id)
             raise
         finally:
+            self.under_way.add(worker, -tokens)
             wait.cancel()
         call.scored_at, call.queue_s, call.inference_s = time.perf_counter(), answer.queue_s, answer.inference_s
         return answer

@@ -12,6 +12,7 @@ from service.edge.access import Access
 from service.edge.app import Edge
 from service.edge.routes.table import ROUTES, Table
 from service.edge.scoring.admission import InFlight
+from service.edge.scoring.under_way import TokensUnderWay
 from service.runtime_dir import RuntimeDir
 from service.served.catalog import ServedModel
 from service.served.roster import Roster, RosterFile
@@ -37,6 +38,7 @@ def send(
             runtime_dir=RuntimeDir(tmp_path),
             sockets=[],
             in_flight=InFlight(processes=1, limit=settings.max_concurrent_requests),
+            under_way=TokensUnderWay(processes=1, workers=1),
             http_processes=1,
         )
         app.table = table or app.table

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.utils import counters
 
 from models.int8.linear import has_fbgemm
+from service.engine.compiling import CompiledForward
 from service.engine.engine import Engine
-from service.engine.packs import TextIds
+from service.engine.packs import Pack, TextIds
 from service.served.catalog import ServedModel, load_catalog
 from service.settings import Settings
 
@@ -34,7 +37,6 @@ def tiny(checkpoints: Mapping[str, Path]) -> Iterator[Mapping[bool, Engine]]:
         for compiled in (False, True)
     }
     torch.set_num_threads(threads)
-    torch.compiler.set_stance("default")
 
 
 def texts_of(lengths: tuple[int, ...], *, typed: bool) -> list[TextIds]:
@@ -68,6 +70,37 @@ def test_a_text_scores_in_a_compiled_batch_as_it_does_alone(tiny: Mapping[bool, 
     assert tiny[True].logits(texts) == pytest.approx(alone, abs=TOLERANCE)
 
 
+@needs_compiler
+def test_a_live_forward_does_not_compile_while_another_model_does(tiny: Mapping[bool, Engine]) -> None:
+    live = tiny[True].compiled
+    assert live is not None
+    pack = tiny[True]._pack(texts_of(LENGTHS, typed=True))
+    threads = torch.get_num_threads()
+    live_graphs: list[int] = []
+
+    def forward(model: nn.Module, pack: Pack) -> torch.Tensor:
+        """The other model's forward. Meanwhile a live one comes that fits no graph, since threads are counted in."""
+        if not live_graphs:
+            torch.set_num_threads(threads + 1)
+            before = counters["stats"]["unique_graphs"]
+            live(pack)
+            live_graphs.append(counters["stats"]["unique_graphs"] - before)
+            torch.set_num_threads(threads)
+        return tiny[False]._plain_forward(model, pack)
+
+    with torch.inference_mode():
+        CompiledForward(tiny[False].model, forward, takes_types=True).check([pack], threads=[threads])
+    assert live_graphs == [0]
+
+
+@needs_compiler
+def test_a_checked_forward_still_uses_its_graphs(tiny: Mapping[bool, Engine]) -> None:
+    """Though it compiles no more: the profile of a batch shows a graph of the compiler."""
+    with torch.profiler.profile() as profile:
+        tiny[True].logits(texts_of(LENGTHS, typed=False))
+    assert any("CompiledFxGraph" in event.key for event in profile.key_averages())
+
+
 def test_a_model_that_can_t_be_compiled_is_served_as_it_is(
     checkpoints: Mapping[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,4 +130,3 @@ def test_an_int8_model_compiles_into_the_same_integers(wide_bert: ServedModel) -
         assert np.abs(compiled.logits(texts) - plain.logits(texts)).mean() < INT8_TOLERANCE
     finally:
         torch.set_num_threads(threads)
-        torch.compiler.set_stance("default")

@@ -88,3 +88,15 @@ def test_a_replay_that_scores_otherwise_is_found_out(engine: Engine, graphs: Gra
     graphs.graphs[0]._replay = lambda: None
     with pytest.raises(ValueError, match="away from the forward's"):
         graphs.check(engine._forward, [pack(texts_of([8, 8]), with_types=True)])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "padding"),
+    [((30,), 2), ((32,), 0), ((3, 3, 3, 3, 3), 48 - 15), ((40,) * 5, 0), ((40,) * 6, 0)],
+    ids=["a small graph", "a full one", "one for many texts", "the largest", "no graph holds it"],
+)
+def test_what_a_graph_is_filled_up_with_counts_as_padding(
+    engine: Engine, graphs: GraphedForward, lengths: tuple[int, ...], padding: int
+) -> None:
+    engine.graphs = graphs
+    assert engine.launch(texts_of(lengths)).padding == engine.padding(texts_of(lengths)) == padding

@@ -119,9 +119,17 @@ class OverlappingEngine(StandInEngine):
 
 
 class Meter:
+    times_out_of_memory = 0
+    limit = 0
+
     def observe(self, model: int, batch: Sequence[QueuedText], **amounts: float) -> None: ...
 
-    def out_of_memory(self, *, limit: int) -> None: ...
+    def out_of_memory(self, *, limit: int) -> None:
+        self.times_out_of_memory += 1
+        self.limit = limit
+
+    def batch_tokens_limit(self, tokens: int) -> None:
+        self.limit = tokens
 
 
 def job(job_id: int, *texts: Sequence[int]) -> Job:
@@ -223,6 +231,82 @@ def test_the_token_budget_is_lowered_and_not_below_its_least(loop: BatchLoop) ->
         loop._relieve(tokens)
         budgets.append(loop.queue.max_batch_tokens)
     assert budgets == [450, 350, 64, 64]
+
+
+class LimitedEngine(OverlappingEngine):
+    """An engine whose memory holds `holds` tokens, and no text that begins with the poison."""
+
+    overlaps = False
+    holds = 10_000
+
+    def launch(self, texts: Sequence[TextIds]) -> Handle:
+        if sum(len(text.ids) for text in texts) > self.holds or any(text.ids[0] == POISON for text in texts):
+            raise torch.OutOfMemoryError
+        return super().launch(texts)
+
+    def logits(self, texts: Sequence[TextIds]) -> np.ndarray:
+        self.launch(texts)
+        return super().logits(texts)
+
+
+@pytest.fixture
+def limited() -> BatchLoop:
+    return BatchLoop(
+        {0: LimitedEngine()},  # type: ignore[dict-item]
+        TextQueue(max_batch_tokens=1000, on_dropped=lambda *_: None),
+        None,
+        send=lambda _: None,
+        meter=Meter(),  # type: ignore[arg-type]
+        cores=nullcontext(),
+    )
+
+
+def compute(loop: BatchLoop, *texts: Sequence[int]) -> None:
+    """Has the loop compute a batch of texts."""
+    loop.queue.put(job(0, *texts), reply_to=1)
+    while loop.queue.tokens:
+        loop.step()
+
+
+def compute_full_batches(loop: BatchLoop, count: int) -> None:
+    for _ in range(count):
+        compute(loop, *[[20] * 20] * (loop.queue.max_batch_tokens // 20))
+
+
+def test_the_token_budget_climbs_back_and_not_above_the_settings(limited: BatchLoop) -> None:
+    limited.engines[0].holds = 100
+    compute_full_batches(limited, 1)
+    assert limited.queue.max_batch_tokens == limited._meter.limit < 130
+    limited.engines[0].holds = 10_000
+    compute_full_batches(limited, 20)
+    assert limited.queue.max_batch_tokens < 130  # not at once
+    compute_full_batches(limited, 600)
+    assert limited.queue.max_batch_tokens == limited._meter.limit == 1000
+
+
+def test_a_lasting_lack_of_memory_is_met_by_few_batches(limited: BatchLoop) -> None:
+    limited.engines[0].holds = 300
+    compute_full_batches(limited, 3000)
+    lasting = limited._meter.times_out_of_memory
+    compute_full_batches(limited, 3000)
+    assert limited._meter.times_out_of_memory - lasting < 10
+    assert limited.queue.max_batch_tokens > 100
+
+
+def test_batches_that_leave_room_do_not_raise_the_budget(limited: BatchLoop) -> None:
+    limited.engines[0].holds = 100
+    compute_full_batches(limited, 1)
+    lowered = limited.queue.max_batch_tokens
+    for _ in range(200):
+        compute(limited, [20] * 20)
+    assert limited.queue.max_batch_tokens == lowered
+
+
+@pytest.mark.parametrize("company", [0, 9])
+def test_a_text_too_large_alone_does_not_lower_the_budget(limited: BatchLoop, company: int) -> None:
+    compute(limited, *[[20] * 20] * company, [POISON] * 40, *[[20] * 20] * company)
+    assert limited._meter.times_out_of_memory > 0
+    assert limited.queue.max_batch_tokens == limited._meter.limit == 1000
 
 
 def test_a_text_that_memory_does_not_hold_fails_alone() -> None:

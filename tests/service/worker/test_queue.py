@@ -1,9 +1,13 @@
 """The worker's queue."""
 
+import random
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,3 +156,62 @@ def test_token_ids_and_types_are_cut_by_text() -> None:
     assert first.text.types is not None
     assert second.text.types is not None
     assert (first.text.types.tolist(), second.text.types.tolist()) == ([0, 0], [0, 1, 1])
+
+
+def lines_run(call: Callable[[], object]) -> int:
+    """How many lines of Python a call runs."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+@pytest.mark.parametrize("which", ["oldest", "newest"])
+def test_cancel_costs_the_same_whatever_waits(which: str) -> None:
+    def cost(waiting: int) -> int:
+        queue = queue_of(*(job(number, 1, 1) for number in range(waiting)))
+        return lines_run(lambda: queue.cancel(Cancel(id=0 if which == "oldest" else waiting - 1), reply_to=1))
+
+    assert cost(200) == cost(2)
+
+
+def test_tokens_depths_and_drops_are_exact_whatever_came_left_and_was_cancelled() -> None:
+    drawn = random.Random(4)
+    queue = queue_of()
+    waits: dict[int, list[int]] = {}  # the lengths of each job's texts that wait; its model is the id's last bit
+    late: set[int] = set()
+    dropped: Counter[int] = Counter()
+    for number in range(2000):
+        if drawn.random() < 0.5:
+            lengths = [drawn.randint(1, 6) for _ in range(drawn.randint(1, 5))]
+            expired = drawn.random() < 0.1
+            queue.put(job(number, *lengths, model=number & 1, expired=expired), reply_to=1)
+            waits[number] = lengths
+            late |= {number} if expired else set()
+        elif waits and drawn.random() < 0.5:
+            gone = drawn.choice(list(waits))
+            queue.cancel(Cancel(id=gone), reply_to=1)
+            dropped[gone & 1] += len(waits.pop(gone))
+        elif (taken := queue.take_at_once()) is not None:
+            for text in taken[1]:
+                assert waits[text.job_id].pop(0) == len(text.text.ids)
+        for gone in sorted(late & waits.keys()):  # a late job is dropped when its turn comes, the oldest first
+            if queue.dropped[gone & 1] > dropped[gone & 1]:
+                dropped[gone & 1] += len(waits.pop(gone))
+        waits = {number: lengths for number, lengths in waits.items() if lengths}
+        assert queue.tokens == sum(map(sum, waits.values()))
+        assert {model: depth for model, depth in queue.depths().items() if depth} == Counter(
+            number & 1 for number, lengths in waits.items() for _ in lengths
+        )
+    assert queue.dropped == dropped
+    assert dropped[0] > 100
