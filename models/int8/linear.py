@@ -24,6 +24,7 @@ from torch import library, nn
 # `sentiment-bert`'s decisions; 0.85 to 0.95 changed 1% to 1.5%.
 MIGRATION = 0.85
 ACTIVATION_MIDDLE, ACTIVATION_MAX = 128, 255
+LEAST_RANGE = 1e-3
 # Without VNNI the product of 255 and a weight is added to its neighbour's in 16 bits: weights above 64 would saturate.
 WEIGHT_MAX, WEIGHT_MAX_NO_VNNI = 127, 64
 
@@ -40,7 +41,10 @@ class Int8Linear(nn.Module):
         weight_NK = linear.weight.detach().float()
         bias_N = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float()
         low_K, high_K = ranges_2K.float()
-        step_K = smoothed_steps(weight_NK, half_ranges_K=(high_K - low_K) / 2)
+        half_K = (high_K - low_K) / 2
+        # A channel that held one value in all that was observed: its range reaches to 0 and as far on the other side.
+        half_K = torch.where(half_K > 0, half_K, high_K.abs().clamp(min=LEAST_RANGE))
+        step_K = smoothed_steps(weight_NK, half_ranges_K=half_K)
         zero_K = ACTIVATION_MIDDLE - (low_K + high_K) / 2 / step_K
         folded_NK = weight_NK * step_K
         scale_N = (folded_NK.abs().amax(dim=1) / weight_max()).clamp(min=torch.finfo(torch.float32).tiny)

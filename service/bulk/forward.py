@@ -13,7 +13,8 @@ import torch
 from service.bulk.encoding import Chunk
 from service.bulk.setup import Setup
 from service.engine.engine import Engine, Launched
-from service.engine.faults import FAULTS_OF_TEXTS, cuda_answers, is_out_of_memory
+from service.engine.faults import FAULTS_OF_TEXTS
+from service.engine.halving import score_halves
 from service.engine.packs import FloatArray, TextIds
 from service.served.catalog import CatalogError, ServedModel, register_all, weights_digest
 from service.served.hub import fetch
@@ -108,21 +109,19 @@ class Forward:
 
     def _halved(self, batch: Sequence[TextIds], error: Exception) -> Scored:
         """The halves of a batch that failed are tried again, until the text at fault stands alone."""
-        if is_out_of_memory(error):
-            torch.cuda.empty_cache()  # nothing happens without CUDA
-            self._lower_budget(sum(len(text.ids) for text in batch) // 2)
-        elif self.engine.device.type == "cuda" and not cuda_answers():
-            raise error
-        if len(batch) == 1:
-            log.warning("the model failed on a text: %s", type(error).__name__, extra={"tokens": len(batch[0].ids)})
-            return Scored.none(1, labels=self.labels)
-        middle = len(batch) // 2
-        halves = (batch[:middle], batch[middle:])
-        return Scored.joined([self._finished(half, self._launch(half)) for half in halves], labels=self.labels)
+        logits, failed = score_halves(self.engine, batch, error, relieve=self._lower_budget)
+        if logits.shape[1] != self.labels:  # no text of it has scores
+            return Scored.none(len(batch), labels=self.labels)
+        has_failed = np.logical_not(np.isfinite(logits).all(axis=1))
+        has_failed[sorted(failed)] = True
+        return Scored(logits, has_failed)
 
     def _lower_budget(self, tokens: int) -> None:
-        if max(LEAST_BATCH_TOKENS, tokens) < self.max_batch_tokens:
-            self.max_batch_tokens = max(LEAST_BATCH_TOKENS, tokens)
+        """A batch of so many tokens took more memory than there is."""
+        torch.cuda.empty_cache()  # nothing happens without CUDA
+        lower = max(LEAST_BATCH_TOKENS, tokens // 2)
+        if lower < self.max_batch_tokens:
+            self.max_batch_tokens = lower
             log.warning("out of memory; batches hold %d tokens from now on", self.max_batch_tokens)
 
 

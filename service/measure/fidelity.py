@@ -27,6 +27,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from service.engine.engine import DTYPES, Engine
+from service.engine.halving import not_told, score
 from service.engine.packs import TextIds
 from service.frames import id_array
 from service.measure.reference import FloatArray, Reference, Text
@@ -213,12 +214,16 @@ def _largest(found: Sequence[FloatArray | str], wanted: Sequence[FloatArray | st
 
 
 def engine_logits(engine: Engine, encoder: Encoder, texts: Sequence[Text], *, together: bool) -> FloatArray:
-    """(texts, labels), by the engine; in one batch or each alone."""
+    """(texts, labels), by the engine; in one batch, which is halved where it fails as the service does, or each alone."""
     tokens = encoder.encode([(text, None) if isinstance(text, str) else text for text in texts], truncate=True)
     ends = np.cumsum(tokens.lengths)[:-1]
     types = np.split(id_array(tokens.types), ends) if tokens.types else [None] * len(texts)
     rows = [TextIds(*both) for both in zip(np.split(id_array(tokens.ids), ends), types, strict=True)]
-    return engine.logits(rows) if together else np.concatenate([engine.logits([one]) for one in rows])
+    if not together:
+        return np.concatenate([engine.logits([one]) for one in rows])
+    logits, failed = score(engine, rows, relieve=not_told)
+    logits[sorted(failed)] = np.nan
+    return logits
 
 
 def difference(found: FloatArray, wanted: FloatArray) -> float:

@@ -15,11 +15,11 @@ import torch
 
 from service.engine.engine import Engine, Launched
 from service.engine.faults import FAULTS_OF_TEXTS
+from service.engine.halving import score_halves
 from service.engine.packs import FloatArray
 from service.frames import LOGIT_TYPE, Answer, Message
 from service.worker.budget import TokenBudget
 from service.worker.explaining import Explanations
-from service.worker.failures import score_halves
 from service.worker.queue import QueuedText, TextQueue
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ class BatchLoop:
                 self._meter.batch_tokens_limit(self.queue.max_batch_tokens)
         except FAULTS_OF_TEXTS as error:
             too_large = partial(self._blame, before=self.queue.max_batch_tokens)
-            logits, failed = score_halves(engine, batch, error, relieve=self._relieve, too_large=too_large)
+            logits, failed = score_halves(
+                engine, [text.text for text in batch], error, relieve=self._relieve, too_large=too_large
+            )
         failed |= places_without_a_number(logits)
         now = time.monotonic()
         started_at = max(running.started_at, self._finished_at)

@@ -177,3 +177,13 @@ class TestCommand:
         texts.write_text("\n \n", encoding="utf-8")
         assert main([str(checkpoint), "--texts", str(texts)]) == 2
         assert "no text in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
+def test_a_channel_that_never_changed_still_gives_numbers(layer, quantized_kind, value):
+    ranges_2K = torch.stack([torch.full((96,), -1.0), torch.full((96,), 1.0)])
+    ranges_2K[:, 5] = value
+    inputs_MK = torch.rand(7, 96) * 2 - 1
+    inputs_MK[:, 5] = value
+    found = quantized_kind(layer, ranges_2K)(inputs_MK)
+    torch.testing.assert_close(found, layer(inputs_MK), atol=0.1, rtol=0)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two nodes of a core each."""
     from ray.cluster_utils import Cluster
 
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets may not exceed 107 bytes
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # its own is 15: beside other tests it would hardly run
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests/end_to_end")]))
@@ -32,6 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     nodes.add_node(num_cpus=1)
     yield nodes
     nodes.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def ended(process: Any) -> Mapping[str, Any]:

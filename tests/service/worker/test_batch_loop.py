@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from service.engine.halving import score
 from service.engine.packs import TextIds
 from service.frames import Answer, Cancel, Job
 from service.worker.batch_loop import BatchLoop, answers
 from service.worker.explaining import Explanations
-from service.worker.failures import score
 from service.worker.queue import QueuedText, TextQueue
 
 POISON = 13
@@ -35,6 +35,10 @@ def queued(*ids: int, job_id: int = 0, index: int = 0, reply_to: int = 1, sent_a
     return QueuedText(reply_to, job_id, index, deadline=99, sent_at=sent_at, text=TextIds(np.array(ids, np.int32)))
 
 
+def ids_of(batch: Sequence[QueuedText]) -> list[TextIds]:
+    return [text.text for text in batch]
+
+
 def never(tokens: int) -> None:
     raise AssertionError("memory was enough")
 
@@ -46,7 +50,7 @@ EXPECTED = {place: [place + 1, 20 + place] for place in range(7)}
 @pytest.mark.parametrize("poisoned", [{0}, {3}, {6}, {0, 6}, {2, 3}, set(), set(range(7))], ids=str)
 def test_poisoned_texts_fail_alone(poisoned: set[int]) -> None:
     batch = [queued(POISON) if place in poisoned else text for place, text in enumerate(BATCH)]
-    logits, failed = score(StandInEngine(), batch, relieve=never)
+    logits, failed = score(StandInEngine(), ids_of(batch), relieve=never)
     assert failed == poisoned
     assert len(logits) == len(batch)
     assert {place: logits[place].tolist() for place in EXPECTED.keys() - poisoned} == {
@@ -56,13 +60,13 @@ def test_poisoned_texts_fail_alone(poisoned: set[int]) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError])
 def test_what_a_model_raises_on_its_input_fails_the_text(error: type[Exception]) -> None:
-    assert score(StandInEngine(error), [queued(POISON), queued(20)], relieve=never)[1] == {0}
+    assert score(StandInEngine(error), ids_of([queued(POISON), queued(20)]), relieve=never)[1] == {0}
 
 
 @pytest.mark.parametrize("error", [SystemError, KeyboardInterrupt, OSError])
 def test_what_is_no_fault_of_a_text_ends_the_worker(error: type[Exception]) -> None:
     with pytest.raises(error):
-        score(StandInEngine(error), [queued(POISON)], relieve=never)
+        score(StandInEngine(error), ids_of([queued(POISON)]), relieve=never)
 
 
 def test_answers_keep_the_texts_of_one_request_together() -> None:
@@ -218,7 +222,7 @@ OUT_OF_MEMORY = (
 def test_a_batch_that_memory_does_not_hold_is_split(error: Exception) -> None:
     relieved: list[int] = []
     batch = [queued(20 + place, index=place) for place in range(7)]
-    logits, failed = score(SmallEngine(error), batch, relieve=relieved.append)
+    logits, failed = score(SmallEngine(error), ids_of(batch), relieve=relieved.append)
     assert not failed
     assert logits.tolist() == [[1, 20 + place] for place in range(7)]
     assert relieved == [7, 3, 4]
@@ -311,7 +315,7 @@ def test_a_text_too_large_alone_does_not_lower_the_budget(limited: BatchLoop, co
 
 def test_a_text_that_memory_does_not_hold_fails_alone() -> None:
     engine = SmallEngine(OUT_OF_MEMORY[0])
-    assert score(engine, [queued(20), queued(1, 2, 3), queued(21)], relieve=[].append)[1] == {1}
+    assert score(engine, ids_of([queued(20), queued(1, 2, 3), queued(21)]), relieve=[].append)[1] == {1}
 
 
 def test_texts_of_a_model_that_was_dropped_are_let_go(loop: BatchLoop) -> None:

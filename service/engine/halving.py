@@ -7,8 +7,7 @@ import numpy as np
 
 from service.engine.engine import Engine
 from service.engine.faults import FAULTS_OF_TEXTS, cuda_answers, is_out_of_memory
-from service.engine.packs import FloatArray
-from service.worker.queue import QueuedText
+from service.engine.packs import FloatArray, TextIds
 
 log = logging.getLogger("valence.worker")
 Relieve = Callable[[int], None]
@@ -19,32 +18,32 @@ def not_told(tokens: int) -> None:
 
 
 def score(
-    engine: Engine, batch: Sequence[QueuedText], *, relieve: Relieve, too_large: Relieve = not_told
+    engine: Engine, texts: Sequence[TextIds], *, relieve: Relieve, too_large: Relieve = not_told
 ) -> tuple[FloatArray, frozenset[int]]:
     """Logits (texts, labels), and the places of the texts that the model raised on. Their rows mean nothing."""
     try:
-        return engine.logits([text.text for text in batch]), frozenset()
+        return engine.logits(texts), frozenset()
     except FAULTS_OF_TEXTS as error:
-        return score_halves(engine, batch, error, relieve=relieve, too_large=too_large)
+        return score_halves(engine, texts, error, relieve=relieve, too_large=too_large)
 
 
 def score_halves(
-    engine: Engine, batch: Sequence[QueuedText], error: Exception, *, relieve: Relieve, too_large: Relieve = not_told
+    engine: Engine, texts: Sequence[TextIds], error: Exception, *, relieve: Relieve, too_large: Relieve = not_told
 ) -> tuple[FloatArray, frozenset[int]]:
     """What `score` gives, for a batch that failed.
 
     The batch is halved until the text at fault stands alone, so that its neighbours get their scores. `relieve` is told how many
     tokens were in a batch that memory did not hold, `too_large` how many were in a text that it did not hold alone."""
     if is_out_of_memory(error):
-        (relieve if len(batch) > 1 else too_large)(sum(len(text.text.ids) for text in batch))
+        (relieve if len(texts) > 1 else too_large)(sum(len(text.ids) for text in texts))
     elif engine.device.type == "cuda" and not cuda_answers():
         raise error  # a CUDA error that sticks: the process must be replaced
-    if len(batch) == 1:
-        log.warning("the model failed on a text: %s", type(error).__name__, extra={"tokens": len(batch[0].text.ids)})
+    if len(texts) == 1:
+        log.warning("the model failed on a text: %s", type(error).__name__, extra={"tokens": len(texts[0].ids)})
         return np.zeros((1, 1), dtype=np.float32), frozenset({0})
-    middle = len(batch) // 2
-    first, first_failed = score(engine, batch[:middle], relieve=relieve, too_large=too_large)
-    second, second_failed = score(engine, batch[middle:], relieve=relieve, too_large=too_large)
+    middle = len(texts) // 2
+    first, first_failed = score(engine, texts[:middle], relieve=relieve, too_large=too_large)
+    second, second_failed = score(engine, texts[middle:], relieve=relieve, too_large=too_large)
     return _stacked(first, second), first_failed | {middle + place for place in second_failed}
 
 
