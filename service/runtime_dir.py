@@ -18,7 +18,6 @@ class RuntimeDir:
         self.path = path
         self.roster = path / "models.json"
         self.followers = path / "followers"
-        self.draining = path / "draining"  # exists while the service is about to stop
         self.refusal = path / "refused"  # why a worker could not load a model: one sentence
         self.busy_cores = path / "busy"
         self.speaker = path / "speaker"  # locked by the HTTP process that logs for all

@@ -33,6 +33,7 @@ from service.edge.telemetry.workers_log import WorkersLog
 from service.prctl import name_process
 from service.runtime_dir import RuntimeDir
 from service.settings import Settings
+from service.shared import Flag
 
 if TYPE_CHECKING:
     from service.edge.telemetry.tracing import Tracer
@@ -51,6 +52,7 @@ class Edge:
         settings: Settings,
         access: Access,
         runtime_dir: RuntimeDir,
+        draining: Flag,
         sockets: Sequence[Path],
         in_flight: InFlight,
         http_processes: int,
@@ -72,7 +74,7 @@ class Edge:
             admission=Admission(settings, in_flight),
             explanations=Explanations(steps=settings.explain_steps, http_processes=http_processes),
             tally=self.tally,
-            runtime_dir=runtime_dir,
+            draining=draining,
             http_processes=http_processes,
             document=orjson.dumps(document()),
             assets=read_assets(),

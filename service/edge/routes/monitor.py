@@ -49,7 +49,7 @@ async def exposition(edge: Services, call: Call) -> Response:
 
 def check_ready(edge: Services) -> None:
     """ServiceError 503 if the service is about to stop, or a worker has not let every model answer a real forward."""
-    if edge.runtime_dir.draining.exists():
+    if edge.draining:
         raise errors.unhealthy("the service is about to stop")
     missing = sum(not link.ready for link in edge.links)
     if missing:

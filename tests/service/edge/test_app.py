@@ -16,6 +16,7 @@ from service.runtime_dir import RuntimeDir
 from service.served.catalog import ServedModel
 from service.served.roster import Roster, RosterFile
 from service.settings import Settings
+from service.shared import Flag
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def send(
             settings=settings,
             access=access,
             runtime_dir=RuntimeDir(tmp_path),
+            draining=Flag(),
             sockets=[],
             in_flight=InFlight(processes=1, limit=settings.max_concurrent_requests),
             http_processes=1,
