@@ -35,6 +35,11 @@ def empty() -> ServiceError:
     return ServiceError(400, "empty", "nothing to score: inputs is empty; send a string or a list of strings")
 
 
+def empty_text(where: str) -> ServiceError:
+    """`where`: which text, as `inputs[1]`."""
+    return ServiceError(400, "empty", f"{where}: nothing to score, the text is empty")
+
+
 def unauthorized() -> ServiceError:
     return ServiceError(401, "unauthorized", "an API key is needed: send Authorization: Bearer <key>, or X-API-Key")
 
@@ -105,6 +110,10 @@ def head_too_large(limit: int) -> ServiceError:
 
 def head_too_slow(limit_s: float) -> ServiceError:
     return ServiceError(408, "timeout", f"the request's head did not come within {limit_s:g} s")
+
+
+def body_too_slow(least_bytes_per_s: int) -> ServiceError:
+    return ServiceError(408, "timeout", f"the request's body came with fewer than {least_bytes_per_s} bytes a second")
 
 
 def unhealthy(why: str) -> ServiceError:
