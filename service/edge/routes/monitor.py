@@ -134,7 +134,9 @@ def information(
         },
         "model_id": default.name,
         "model_sha": None,
-        "model_dtype": hellos[0].details[default_place]["dtype"] if hellos else settings.dtype,
+        "model_dtype": next(
+            (hello.details[default_place]["dtype"] for hello in hellos if default_place in hello.details), settings.dtype
+        ),
         "model_type": {"classifier": {"id2label": _labels(default), "label2id": _indices(default)}},
         "max_concurrent_requests": settings.max_concurrent_requests,
         "max_input_length": default.max_length,

@@ -46,8 +46,10 @@ async def tokenize(edge: Services, call: Call) -> Response:
     fields = parsed(TOKENIZE_BODY, call.body)
     inputs = fields["inputs"]
     texts = [inputs] if isinstance(inputs, str) else inputs
-    if not all(texts) or not texts:
+    if not texts or inputs == "":
         raise errors.empty()
+    if not all(texts):
+        raise errors.empty_text(f"inputs[{texts.index('')}]")
     edge.scorer.check_count(len(texts))
     model = edge.models.named(fields.get("model"))
     call.model = model.served.name
