@@ -55,6 +55,7 @@ class Edge:
         draining: Flag,
         sockets: Sequence[Path],
         in_flight: InFlight,
+        explanations: InFlight,
         http_processes: int,
     ) -> None:
         self.app = app
@@ -72,7 +73,7 @@ class Edge:
             changes=Changes(settings, self.models, self.links, runtime_dir=runtime_dir),
             links=self.links,
             admission=Admission(settings, in_flight),
-            explanations=Explanations(steps=settings.explain_steps, http_processes=http_processes),
+            explanations=Explanations(explanations),
             tally=self.tally,
             draining=draining,
             http_processes=http_processes,

@@ -11,16 +11,15 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import litserve as ls
 from litserve.loops.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
 
 from service import metrics
-from service.edge.scoring.admission import InFlight
 from service.shared import Flag
 
 log = logging.getLogger("valence")
@@ -40,6 +39,12 @@ DROP_OPENING = (
 HttpProcesses = dict[int, multiprocessing.Process]
 
 
+class Shared(Protocol):
+    """Memory in which each HTTP process has a place."""
+
+    def enter(self, place: int) -> None: ...
+
+
 class Supervisor(ls.LitServer):
     """`LitServer` that also watches its HTTP processes, as LitServe watches its workers.
 
@@ -52,9 +57,9 @@ class Supervisor(ls.LitServer):
     # `draining`: every answer is the last of its connection. `is_stopping`: an HTTP process that ends is not replaced.
     is_stopping = False
 
-    def __init__(self, lit_api: ls.LitAPI, in_flight: InFlight, **options: Any) -> None:
+    def __init__(self, lit_api: ls.LitAPI, shared: Sequence[Shared], **options: Any) -> None:
         super().__init__(lit_api, **options)
-        self.in_flight = in_flight
+        self.shared = shared
         self.draining = Flag()
         self._listening: list[socket.socket] = []
         self._http_processes: HttpProcesses = {}
@@ -98,7 +103,8 @@ class Supervisor(ls.LitServer):
         self._listening = sockets = sharing_port(first, count)
 
         def start_one(place: int) -> multiprocessing.Process:
-            self.in_flight.enter(place)
+            for one in self.shared:
+                one.enter(place)
             return start(port, 1, log_level, [sockets[place]], *rest, **options)[0]
 
         processes = self._http_processes = {place: start_one(place) for place in range(count)}

@@ -13,8 +13,9 @@ import torch
 from service import __version__, metrics
 from service.edge.access import Access
 from service.edge.app import Edge
+from service.edge.http import errors
 from service.edge.http.connection import LINGERING, Connection
-from service.edge.scoring.admission import InFlight
+from service.edge.scoring.admission import MAX_EXPLANATIONS, InFlight
 from service.edge.telemetry.workers_log import OneSpeaks
 from service.prctl import end_with_parent, name_process
 from service.runtime_dir import RuntimeDir
@@ -95,9 +96,11 @@ def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
     roster.write(Roster.of(catalog))
     workers = settings.worker_count(accelerator)
     in_flight = InFlight(processes=http_processes, limit=settings.max_concurrent_requests)
+    most = MAX_EXPLANATIONS if settings.explain_steps else 0
+    explanations = InFlight(processes=http_processes, limit=most, refusal=errors.too_many_explanations)
     server = Supervisor(
         WorkerApi(settings, roster, WorkerLoop(runtime_dir)),
-        in_flight,
+        [in_flight, explanations, access.limits],
         accelerator=accelerator,
         workers_per_device=workers,
         restart_workers=True,
@@ -120,6 +123,7 @@ def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
             draining=server.draining,
             sockets=[runtime_dir.socket(worker) for worker in range(len(server.devices) * workers)],
             in_flight=in_flight,
+            explanations=explanations,
             http_processes=http_processes,
         )
 

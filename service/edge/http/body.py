@@ -36,8 +36,8 @@ class BodyReader:
     async def read(self, call: Call) -> bytes:
         """The whole body, decompressed.
 
-        ServiceError 413 as soon as it is known to be too large, 415 for an unknown encoding, 408 if it comes too slowly. 504 if it
-        does not come within the request's time, 429 if too many bodies are on their way and it is the oldest."""
+        ServiceError 413 as soon as it is known to be too large, 415 for an unknown encoding, 408 if it comes too slowly, 504 if
+        it does not come within the request's time, 429 if too many bodies are on their way and it is the oldest."""
         encoding = call.headers.get(b"content-encoding")
         if encoding is not None:
             compression.check_encoding(encoding)

@@ -39,6 +39,7 @@ def send(
             draining=Flag(),
             sockets=[],
             in_flight=InFlight(processes=1, limit=settings.max_concurrent_requests),
+            explanations=InFlight(processes=1, limit=8 if settings.explain_steps else 0),
             http_processes=1,
         )
         app.table = table or app.table

@@ -20,7 +20,7 @@ def call(pieces: list[bytes], *, pause_s: float, timeout_s: float = 30) -> Call:
         await asyncio.sleep(pause_s if pieces else 60)
         return {"type": "http.request", "body": pieces.pop(0), "more_body": True}
 
-    return Call({}, receive, {}, timeout_s=timeout_s)  # type: ignore[arg-type]
+    return Call({}, receive, {}, timeout_s=timeout_s)
 
 
 def failure(reading: Callable[[], Awaitable[object]]) -> ServiceError:
