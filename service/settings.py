@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     max_client_batch_size: int = Field(
         default=256, ge=1, description="Texts of one request, or windows of its long texts; more are answered 422."
     )
+    max_text_characters: int = Field(
+        default=250_000, ge=1, description="Characters of one text after Unicode normalization (NFKC); more are answered 422."
+    )
     payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
     auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
     explain_steps: int = Field(

@@ -31,7 +31,15 @@ pytestmark = pytest.mark.fault(
 @pytest.fixture(scope="module")
 def target(start_server: Callable[..., Any]) -> Any:
     """A server with one HTTP process, so that what blocks it blocks every client."""
-    return start_server("--http-processes", "1", "--payload-limit", str(LIMIT), names=("tiny-bert", "tiny-lstm"))
+    return start_server(
+        "--http-processes",
+        "1",
+        "--payload-limit",
+        str(LIMIT),
+        "--max-text-characters",
+        str(MILLION),
+        names=("tiny-bert", "tiny-lstm"),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,6 +150,8 @@ BODIES = {
     "zero-length pairs": (json.dumps({"inputs": [["", ""]] * 200}).encode(), 400),
     "only spaces": (json.dumps({"inputs": " " * MILLION}).encode(), 200),
     "combining marks": (json.dumps({"inputs": "a" + "\u0301" * 400_000}).encode(), 200),
+    "a character that becomes 18": (json.dumps({"inputs": "\ufdfa" * 600_000}, ensure_ascii=False).encode(), 422),
+    "texts whose characters become 18": (json.dumps({"inputs": ["\ufdfa" * 20_000] * 30}, ensure_ascii=False).encode(), 422),
     "a million texts": (b'{"inputs": [' + b'"",' * 500_000 + b'"a"]}', 400),
     "257 texts": (json.dumps({"inputs": ["a"] * 257}).encode(), 422),
     "a number of 100,000 digits": (b'{"inputs": "good", "parameters": {"top_k": ' + b"9" * 100_000 + b"}}", 400),

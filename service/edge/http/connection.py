@@ -262,6 +262,12 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
 
+def is_gone(scope: Scope) -> bool:
+    """Whether the client of a request has closed its connection, as far as is known."""
+    connection: Connection | None = scope.get(CONNECTION)
+    return connection is not None and connection.transport.is_closing()
+
+
 async def respond(scope: Scope, send: Send, *, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
     """Sends a whole answer.
 

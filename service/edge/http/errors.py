@@ -40,6 +40,10 @@ def empty_text(where: str) -> ServiceError:
     return ServiceError(400, "empty", f"{where}: nothing to score, the text is empty")
 
 
+def no_tokens(index: int) -> ServiceError:
+    return ServiceError(422, "validation", f"inputs[{index}]: the tokenizer makes no token of this text")
+
+
 def unauthorized() -> ServiceError:
     return ServiceError(401, "unauthorized", "an API key is needed: send Authorization: Bearer <key>, or X-API-Key")
 

@@ -55,7 +55,7 @@ async def tokenize(edge: Services, call: Call) -> Response:
     call.model = model.served.name
     special = fields.get("add_special_tokens") is not False
     list_tokens = partial(listed, model.encoder, texts, add_special_tokens=special)
-    return Response(200, await edge.scorer.made(call, list_tokens, characters=sum(map(len, texts))), [JSON])
+    return Response(200, await edge.scorer.made(call, list_tokens, texts=[(text, None) for text in texts]), [JSON])
 
 
 def listed(encoder: TextEncoder, texts: Sequence[str], *, add_special_tokens: bool) -> bytes:
