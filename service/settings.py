@@ -45,6 +45,12 @@ class Settings(BaseSettings):
         default=(), description="Folders whose checkpoints may be served while the service runs; none: nothing can be changed."
     )
     open_routes: Names = Field(default=OPEN_ROUTES, description="Routes that need no key, with those below them.")
+    root_path: str = Field(
+        default="", pattern=r"^(/[\w.~-]+)*$", description="Prefix that a proxy leaves before every path, as /nlp."
+    )
+    cors_origins: Names = Field(
+        default=(), description="Origins whose pages may use the service from a browser, as https://a.example; *: every one."
+    )
     key_requests_per_s: float = Field(default=0.0, ge=0, description="Requests a second of one key; more are 429. 0: no limit.")
     key_concurrent_requests: int = Field(
         default=0, ge=0, description="Requests in flight of one key; more are answered 429. 0: no limit."
@@ -107,7 +113,7 @@ class Settings(BaseSettings):
         description="OpenTelemetry collector that takes traces, as http://host:4318; unset: none.",
     )
 
-    @field_validator("models", "import_modules", "model_roots", "open_routes", mode="before")
+    @field_validator("models", "import_modules", "model_roots", "open_routes", "cors_origins", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:
         if isinstance(value, str):

@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from service.text.refusal import TextRefused
 
+# Every `error_type`, and what an answer that never came is counted as.
+TYPES = (
+    "backend", "client_gone", "conflict", "empty", "forbidden", "internal", "method", "not_found", "overloaded",
+    "payload_too_large", "timeout", "tokenizer", "unauthorized", "unhealthy", "validation",
+)  # fmt: skip
+
 
 @dataclass(eq=False)  # not frozen: Python sets an exception's traceback
 class ServiceError(Exception):

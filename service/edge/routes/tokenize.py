@@ -90,7 +90,7 @@ ROUTES = (
             answer=Schema("TokenLists", TypeAdapter(list[list[ListedToken]])),
             body=Schema("TokenizeBody", TOKENIZE_BODY),
             example={"inputs": ["not good at all"], "add_special_tokens": False},
-            failures=(400, 401, 404, 413, 415, 422, 429, 504),
+            failures=(400, 401, 404, 408, 413, 415, 422, 429, 504),
         ),
     ),
 )
