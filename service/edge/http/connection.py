@@ -82,7 +82,6 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self.resume_writing()
         super().connection_lost(exc)
         if self.running is not None:  # uvicorn tells the newest request alone
             self.running.disconnected = True
@@ -193,6 +192,8 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _check_reading(self) -> None:
+        if self not in self.connections:  # it has ended
+            return
         left = self.transport.get_write_buffer_size()
         if left >= self._unread_bytes:
             self.transport.abort()
