@@ -91,6 +91,19 @@ def describe(version: str, models: Sequence[tuple[str, str]]) -> None:
         model_info(model, architecture, served=True)
 
 
+def failures_at_zero(error_types: Sequence[str]) -> None:
+    """Makes the series that tell of failures there before the first: Prometheus does not see one that begins at 1 grow."""
+    for error_type in error_types:
+        FAILURES.labels(error_type)
+
+
+def requests_at_zero(model: str) -> None:
+    """The same for the requests that a model answers."""
+    REQUESTS.labels("/predict", model, "200")
+    REQUEST_DURATION.labels(model)
+    TOKENIZATION_DURATION.labels(model)
+
+
 def model_info(model: str, architecture: str, *, served: bool) -> None:
     """Sets whether a model is served. The value that any process set last counts."""
     MODEL_INFO.labels(model, architecture).set(served)

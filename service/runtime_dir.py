@@ -19,7 +19,6 @@ class RuntimeDir:
         self.roster = path / "models.json"
         self.followers = path / "followers"
         self.encoders = path / "encoders"  # how each model's texts are encoded, by its place
-        self.draining = path / "draining"  # exists while the service is about to stop
         self.refusal = path / "refused"  # why a worker could not load a model: one sentence
         self.busy_cores = path / "busy"
         self.speaker = path / "speaker"  # locked by the HTTP process that logs for all

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
         default=(), description="Folders whose checkpoints may be served while the service runs; none: nothing can be changed."
     )
     open_routes: Names = Field(default=OPEN_ROUTES, description="Routes that need no key, with those below them.")
+    root_path: str = Field(
+        default="", pattern=r"^(/[\w.~-]+)*$", description="Prefix that a proxy leaves before every path, as /nlp."
+    )
+    cors_origins: Names = Field(
+        default=(), description="Origins whose pages may use the service from a browser, as https://a.example; *: every one."
+    )
     key_requests_per_s: float = Field(default=0.0, ge=0, description="Requests a second of one key; more are 429. 0: no limit.")
     key_concurrent_requests: int = Field(
         default=0, ge=0, description="Requests in flight of one key; more are answered 429. 0: no limit."
@@ -83,6 +89,9 @@ class Settings(BaseSettings):
     max_client_batch_size: int = Field(
         default=256, ge=1, description="Texts of one request, or windows of its long texts; more are answered 422."
     )
+    max_text_characters: int = Field(
+        default=250_000, ge=1, description="Characters of one text after Unicode normalization (NFKC); more are answered 422."
+    )
     payload_limit: int = Field(default=2_000_000, ge=1, description="Bytes of one request's body; more are answered 413.")
     auto_truncate: bool = Field(default=True, description="Cut a text at the model's limit; false: answer 422.")
     special_tokens_in_texts: Literal["split", "keep"] = Field(
@@ -110,7 +119,7 @@ class Settings(BaseSettings):
         description="OpenTelemetry collector that takes traces, as http://host:4318; unset: none.",
     )
 
-    @field_validator("models", "import_modules", "model_roots", "open_routes", mode="before")
+    @field_validator("models", "import_modules", "model_roots", "open_routes", "cors_origins", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:
         if isinstance(value, str):

@@ -10,14 +10,19 @@
 
 from service.client.clients import AsyncClient, Client
 from service.client.failures import (
+    Conflict,
+    Forbidden,
+    HeadTooLarge,
     InvalidRequest,
     ModelFailed,
     NotFound,
     Overloaded,
     TimedOut,
+    TooSlow,
     Unauthorized,
     Unavailable,
     Unreachable,
+    UnsupportedEncoding,
     ValenceError,
 )
 from service.client.messages import Info, LabelScore, ModelInfo, Scores
@@ -26,6 +31,9 @@ from service.client.retries import Retries
 __all__ = [
     "AsyncClient",
     "Client",
+    "Conflict",
+    "Forbidden",
+    "HeadTooLarge",
     "Info",
     "InvalidRequest",
     "LabelScore",
@@ -36,8 +44,10 @@ __all__ = [
     "Retries",
     "Scores",
     "TimedOut",
+    "TooSlow",
     "Unauthorized",
     "Unavailable",
     "Unreachable",
+    "UnsupportedEncoding",
     "ValenceError",
 ]

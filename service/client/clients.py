@@ -14,9 +14,9 @@ from service.client.failures import TimedOut, Unavailable, Unreachable, ValenceE
 from service.client.messages import Info, Options, Scores, Text, Texts, info_of, predict_body, scores_of
 from service.client.retries import Attempts, Retries
 
-# A connection that was idle for 4 s is not used again: the other side may be about to close it. The service itself does so after
-# its `--keep-alive-s`, a proxy before it perhaps sooner.
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
+# A connection that was idle for so long is not used again: the other side may be about to close it. The service does so after its
+# `--keep-alive-s`, which is 75 s; load balancers after 60 s or more, unless they are told otherwise.
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=50.0)
 RETRIES = Retries()
 
 

@@ -32,6 +32,22 @@ class Unauthorized(ValenceError):
     """401: an API key is needed, and none or a wrong one was sent."""
 
 
+class UnsupportedEncoding(InvalidRequest):
+    """415: the body came in an encoding that the service does not know."""
+
+
+class HeadTooLarge(InvalidRequest):
+    """431: the request's headers are too large."""
+
+
+class Forbidden(ValenceError):
+    """403: the key may not do this, or the route is closed."""
+
+
+class Conflict(ValenceError):
+    """409: the state of the service forbids it now."""
+
+
 class NotFound(ValenceError):
     """404 or 405: no such model or route."""
 
@@ -52,6 +68,10 @@ class TimedOut(ValenceError):
     """The deadline passed. `status` is 504, or None if no answer was waited for any more."""
 
 
+class TooSlow(TimedOut):
+    """408: the request came too slowly."""
+
+
 class Unreachable(ValenceError):
     """No connection, or one that broke, at every attempt."""
 
@@ -59,12 +79,17 @@ class Unreachable(ValenceError):
 BY_STATUS: dict[int, type[ValenceError]] = {
     400: InvalidRequest,
     401: Unauthorized,
+    403: Forbidden,
     404: NotFound,
     405: NotFound,
+    408: TooSlow,
+    409: Conflict,
     413: InvalidRequest,
+    415: UnsupportedEncoding,
     422: InvalidRequest,
     424: ModelFailed,
     429: Overloaded,
+    431: HeadTooLarge,
     503: Unavailable,
     504: TimedOut,
 }

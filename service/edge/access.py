@@ -1,25 +1,34 @@
-"""Who may call, and how much: the key of a request, and the limits of a key in one HTTP process."""
+"""Who may call, and how much: the key of a request, and the limits of a key."""
 
 import asyncio
+import fcntl
 import hmac
 import math
+import mmap
+import os
+import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+import numpy as np
 
 from service.edge.http import errors
 from service.edge.keys import Key, KeyFile, KeysError, digest
 from service.settings import Settings
 
 REFRESH_INTERVAL_S = 1.0
+# So many keys are counted apart.
+SLOTS = 4096
+# Of a request: so much less than a whole one is a whole one.
+ROUNDING = 1e-6
 
 
 class Access:
     """The keys in use.
 
     It is built in the main process, so that the file of keys is checked before any model is loaded. Each HTTP process then has a
-    copy of its own."""
+    copy of its own, but for the limits."""
 
     def __init__(self, settings: Settings, *, http_processes: int) -> None:
         """KeysError if the file of keys can't be used, or if there are limits for keys but no keys."""
@@ -89,35 +98,74 @@ def find_key(keys: tuple[Key, ...], sent: bytes) -> Key | None:
 
 
 class KeyLimits:
-    """Limits each key's requests per second and its requests in flight. Each HTTP process allows an equal share of a limit."""
+    """Limits each key's requests per second and its requests in flight, in memory that all HTTP processes share.
+
+    A name gets a slot of the memory with its first request. A slot whose key has nothing in flight and a full bucket holds
+    nothing that matters, so it may go to another name: keys that have left the file leave no trace. Only a new name takes a lock.
+    Two processes that take from one bucket at the same moment may let one request more through."""
 
     def __init__(self, settings: Settings, *, http_processes: int) -> None:
-        self.settings = settings
-        self.share_per_s = settings.key_requests_per_s / http_processes
-        self.share_in_flight = math.ceil(settings.key_concurrent_requests / http_processes)
-        self.burst = max(1.0, self.share_per_s)
-        self._in_flight: Counter[str] = Counter()
-        # By key: how many requests were left in its bucket, and when they were counted.
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self.per_s = settings.key_requests_per_s
+        self.most = settings.key_concurrent_requests
+        self.burst = max(1.0, self.per_s)
+        self._place = 0
+        self._slots: dict[str, int] = {}
+        # Locked while a slot is given away. The system frees the lock of a process that dies.
+        self._claims, path = tempfile.mkstemp()
+        os.unlink(path)
+        self._names = np.frombuffer(mmap.mmap(-1, 8 * SLOTS), dtype=np.uint64)
+        # By slot: when its bucket will be full again, and what each process has in flight.
+        self._full_at = np.frombuffer(mmap.mmap(-1, 8 * SLOTS), dtype=np.float64)
+        self._in_flight = np.frombuffer(mmap.mmap(-1, 4 * SLOTS * http_processes), dtype=np.int32).reshape(SLOTS, http_processes)
+
+    def enter(self, place: int) -> None:
+        """Makes this process, or the next that it forks, count at `place`. The counts there begin at 0: who had them is gone."""
+        self._place = place
+        self._in_flight[:, place] = 0
 
     @contextmanager
     def held(self, name: str) -> Iterator[None]:
         """Counts a request of the key as in flight. ServiceError 429 if one of its limits is reached."""
-        if self.share_in_flight and self._in_flight[name] >= self.share_in_flight:
-            raise errors.key_overloaded(f"{self.settings.key_concurrent_requests} requests in flight", retry_after_s=1)
-        if self.share_per_s:
-            self._take(name, time.monotonic())
-        self._in_flight[name] += 1
+        if not self.per_s and not self.most:
+            yield
+            return
+        slot = self._slot(name)
+        if self.most and self._in_flight[slot].sum() >= self.most:
+            raise errors.key_overloaded(f"{self.most} requests in flight", retry_after_s=1)
+        if self.per_s:
+            self._take(slot, time.monotonic())
+        self._in_flight[slot, self._place] += 1
         try:
             yield
         finally:
-            self._in_flight[name] -= 1
+            self._in_flight[slot, self._place] -= 1
 
-    def _take(self, name: str, now: float) -> None:
-        """Takes one request out of the key's bucket, which holds the requests of a second, and at least one."""
-        level, filled_at = self._buckets.get(name, (self.burst, now))
-        level = min(self.burst, level + (now - filled_at) * self.share_per_s)
-        if level < 1:
-            wait_s = math.ceil((1 - level) / self.share_per_s)
-            raise errors.key_overloaded(f"{self.settings.key_requests_per_s:g} requests a second", retry_after_s=wait_s)
-        self._buckets[name] = (level - 1, now)
+    def _take(self, slot: int, now: float) -> None:
+        """Takes one request out of the bucket, which holds the requests of a second, and at least one."""
+        full_at = max(now, float(self._full_at[slot]))
+        level = self.burst - (full_at - now) * self.per_s
+        if level < 1 - ROUNDING:
+            wait_s = math.ceil((1 - level) / self.per_s - ROUNDING)
+            raise errors.key_overloaded(f"{self.per_s:g} requests a second", retry_after_s=wait_s)
+        self._full_at[slot] = full_at + 1 / self.per_s
+
+    def _slot(self, name: str) -> int:
+        named = np.uint64(int.from_bytes(digest(name.encode())[:8], "little") or 1)  # 0: a free slot
+        slot = self._slots.get(name)
+        if slot is None or self._names[slot] != named:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX)
+            slot = self._slots[name] = self._claimed(named)
+            fcntl.lockf(self._claims, fcntl.LOCK_UN)
+        return slot
+
+    def _claimed(self, named: np.uint64) -> int:
+        """The slot of a name, or one that is free. If every key of `SLOTS` is in use, two share a slot and so their limits."""
+        found = np.flatnonzero(self._names == named)
+        if not len(found):
+            found = np.flatnonzero(self._names == 0)
+        if not len(found):
+            found = np.flatnonzero((self._full_at <= time.monotonic()) & (self._in_flight.sum(axis=1) == 0))
+        slot = int(found[0]) if len(found) else int(named % np.uint64(SLOTS))
+        if self._names[slot] != named:
+            self._names[slot], self._full_at[slot] = named, 0
+        return slot

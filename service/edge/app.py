@@ -17,6 +17,7 @@ from service.edge.access import Access
 from service.edge.http import compression, errors
 from service.edge.http.call import Call, ClientGone, Headers, Outcome, Response, error_response
 from service.edge.http.connection import respond
+from service.edge.http.cors import Cors
 from service.edge.http.errors import ServiceError
 from service.edge.routes.docs import read_assets
 from service.edge.routes.route import Route, Services
@@ -34,6 +35,7 @@ from service.edge.telemetry.workers_log import WorkersLog
 from service.prctl import name_process
 from service.runtime_dir import RuntimeDir
 from service.settings import Settings
+from service.shared import Flag
 
 if TYPE_CHECKING:
     from service.edge.telemetry.tracing import Tracer
@@ -52,9 +54,11 @@ class Edge:
         settings: Settings,
         access: Access,
         runtime_dir: RuntimeDir,
+        draining: Flag,
         sockets: Sequence[Path],
         in_flight: InFlight,
         under_way: TokensUnderWay,
+        explanations: InFlight,
         http_processes: int,
     ) -> None:
         self.app = app
@@ -74,14 +78,15 @@ class Edge:
             changes=Changes(settings, self.models, self.links, runtime_dir=runtime_dir),
             links=self.links,
             admission=Admission(settings, in_flight),
-            explanations=Explanations(steps=settings.explain_steps, http_processes=http_processes),
+            explanations=Explanations(explanations),
             tally=self.tally,
-            runtime_dir=runtime_dir,
+            draining=draining,
             http_processes=http_processes,
             document=orjson.dumps(document()),
             assets=read_assets(),
         )
-        self.table = Table()
+        self.table = Table(prefix=settings.root_path)
+        self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,8 +125,11 @@ class Edge:
             raise errors.not_found("no such route; POST /predict scores texts, GET /docs lists the routes")
         route = routes.get("GET" if method == "HEAD" else method)
         if route is None:
-            raise errors.wrong_method(*routes)
-        if not route.admin and (not self.access.asks_for_key or self.access.opens(path)):
+            preflight = self.cors.preflight(call.headers, list(routes)) if self.cors and method == "OPTIONS" else None
+            if preflight is None:
+                raise errors.wrong_method(*routes)
+            return preflight
+        if not route.admin and (not self.access.asks_for_key or self.access.opens(self.table.bare(path))):
             return await self._handle(call, route)
         with self.access.granted(call.headers, admin=route.admin):
             return await self._handle(call, route)
@@ -135,6 +143,8 @@ class Edge:
         body, headers = response.body, [*response.headers, (b"x-request-id", request_id)]
         if response.status == 200 and call.scored_at:
             headers += how_it_went(call)
+        if self.cors is not None:
+            headers += self.cors.headers(call.headers)
         if len(body) >= compression.LEAST_BYTES and b"accept-encoding" in call.headers:
             body, added = await compression.compressed(body, call.headers[b"accept-encoding"])
             headers += added
@@ -144,6 +154,7 @@ class Edge:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs from the start of this HTTP process, after the fork, until it has answered its last request."""
         name_process("valence-http")
+        metrics.failures_at_zero(errors.TYPES)
         loop = asyncio.get_running_loop()
         self._tasks.add(loop.create_task(self.access.keep_fresh()))
         for link in self.links:

@@ -1,28 +1,52 @@
-"""LitServe's server with four changes: a socket for each HTTP process, a replacement for one that dies, forked CPU workers, and
-patience with a worker that can't load its models."""
+"""LitServe's server with five changes.
 
+Each HTTP process has a socket of its own, and is replaced when it dies. CPU workers are forked. When the service stops, no
+connection is lost that a client has opened. A worker that can't load its models is started again ever more rarely.
+"""
+
+import ctypes
 import logging
 import multiprocessing
 import socket
+import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
 import litserve as ls
 from litserve.loops.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
 
 from service import metrics
-from service.edge.scoring.admission import InFlight
 from service.edge.scoring.under_way import TokensUnderWay
+from service.shared import Flag
 
 log = logging.getLogger("valence")
 CHECK_S = 0.5
 # A worker that could not load its models is started again after 1, 2, 4 … seconds, and at most after so many.
 MOST_WAIT_S = 30
+# How long HTTP processes take connections that were opened before the listening sockets close: longer than a client on another
+# continent needs to open one.
+LAST_CONNECTIONS_S = 0.3
+# From linux/socket.h and linux/filter.h.
+SO_ATTACH_FILTER = 26
+# Drops a TCP segment with the flag SYN, which opens a connection, and passes all others.
+DROP_OPENING = (
+    (0x30, 0, 0, 13),  # load byte 13 of the header, which holds the flags
+    (0x45, 0, 1, 0x02),  # unless SYN is among them, skip the next line
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFF),  # pass
+)
 HttpProcesses = dict[int, multiprocessing.Process]
+
+
+class Shared(Protocol):
+    """Memory in which each HTTP process has a place."""
+
+    def enter(self, place: int) -> None: ...
 
 
 class Supervisor(ls.LitServer):
@@ -34,14 +58,17 @@ class Supervisor(ls.LitServer):
     LitServe would spawn CPU workers. A spawned worker imports torch and transformers anew, which takes most of its start. A
     forked one has them, and shares their memory. CUDA does not survive a fork, so workers on CUDA are spawned."""
 
-    # True before the HTTP processes are told to stop, so that they are not replaced.
+    # `draining`: every answer is the last of its connection. `is_stopping`: an HTTP process that ends is not replaced.
     is_stopping = False
 
-    def __init__(self, lit_api: ls.LitAPI, in_flight: InFlight, **options: Any) -> None:
+    def __init__(self, lit_api: ls.LitAPI, shared: Sequence[Shared], *, http_processes: int, **options: Any) -> None:
         super().__init__(lit_api, **options)
-        self.in_flight = in_flight
+        self.shared = shared
+        self.draining = Flag()
+        self._listening: list[socket.socket] = []
+        self._http_processes: HttpProcesses = {}
         workers = len(self._inference_workers_config_for_api(lit_api.api_path))
-        self.under_way = TokensUnderWay(processes=in_flight.processes, workers=workers)
+        self.under_way = TokensUnderWay(processes=http_processes, workers=workers)
         self._workers: dict[int, multiprocessing.process.BaseProcess] = {}
         self._failures: dict[int, int] = {}  # by worker: how many starts in a row have failed
 
@@ -106,16 +133,34 @@ class Supervisor(ls.LitServer):
         """
         start = super()._start_server
         port, count, log_level, (first,), *rest = arguments
-        sockets = sharing_port(first, count)
+        self._listening = sockets = sharing_port(first, count)
 
         def start_one(place: int) -> multiprocessing.Process:
-            self.in_flight.enter(place)
+            for one in self.shared:
+                one.enter(place)
             self.under_way.enter(place)
             return start(port, 1, log_level, [sockets[place]], *rest, **options)[0]
 
-        processes = {place: start_one(place) for place in range(count)}
+        processes = self._http_processes = {place: start_one(place) for place in range(count)}
         threading.Thread(target=self._watch, args=(processes, start_one), name="http-processes", daemon=True).start()
         return processes
+
+    def stop_taking(self) -> None:
+        """Closes the listening sockets, then tells all HTTP processes to answer what they have and to end.
+
+        LitServe tells one after another, and meanwhile each socket would stay open in the other processes: connections would be
+        opened that nobody takes. To close a socket resets what waits in its backlog. So first no new connection gets there, and
+        the HTTP processes take those that do."""
+        self.is_stopping = True
+        for listening in self._listening:
+            refuse_connections(listening)
+        if self._listening:
+            time.sleep(LAST_CONNECTIONS_S)
+        for listening in self._listening:
+            with suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)
+        for process in list(self._http_processes.values()):
+            process.terminate()
 
     def _watch(self, processes: HttpProcesses, start_one: Callable[[int], multiprocessing.Process]) -> None:
         while True:
@@ -125,6 +170,15 @@ class Supervisor(ls.LitServer):
                     log.error("an HTTP process ended with code %s; another takes its place", process.exitcode)
                     metrics.process_died(process.ident)
                     processes[place] = start_one(place)
+
+
+def refuse_connections(listening: socket.socket) -> None:
+    """Has the kernel drop requests for new connections. Those that are being opened, or wait in the backlog, stay.
+
+    A client repeats its request after a second, and is refused once the socket is closed. Does nothing but on Linux."""
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in DROP_OPENING))
+        listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(DROP_OPENING), ctypes.addressof(program)))
 
 
 def sharing_port(first: socket.socket, count: int) -> list[socket.socket]:

@@ -13,8 +13,9 @@ import torch
 from service import __version__, metrics
 from service.edge.access import Access
 from service.edge.app import Edge
-from service.edge.http.connection import Connection
-from service.edge.scoring.admission import InFlight
+from service.edge.http import errors
+from service.edge.http.connection import LINGERING, Connection
+from service.edge.scoring.admission import MAX_EXPLANATIONS, InFlight
 from service.edge.telemetry.workers_log import OneSpeaks
 from service.prctl import end_with_parent, name_process
 from service.runtime_dir import RuntimeDir
@@ -31,6 +32,9 @@ MONITOR_INTERVAL_S = 0.5
 SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
 # Files that an HTTP process opens besides its connections: those of the metrics, sockets to the workers, the log.
 OTHER_FILES = 256
+# So many connections may wait to be taken. All that wait are taken at once, before the first that is too many is told so. Without
+# a file left for them the event loop would close them, and those behind them, without a word.
+BACKLOG = 2048
 
 
 def serve(settings: Settings, *, runtime_dir: RuntimeDir) -> None:
@@ -41,13 +45,16 @@ def serve(settings: Settings, *, runtime_dir: RuntimeDir) -> None:
     name_process("valence")
     litserve.server.configure_logging = leave_logging_alone
     server = build_server(settings, runtime_dir=runtime_dir)
-    _allow_files(settings.max_connections + OTHER_FILES)
+    wanted = files_of(settings.max_connections)
+    allowed = allowed_files(wanted)
+    if allowed < wanted:
+        log.warning("only %d files may be open: --max-connections %d needs %d", allowed, settings.max_connections, wanted)
     gc.collect()
     os.register_at_fork(after_in_child=end_with_parent)  # the HTTP processes, the CPU workers and LitServe's manager are forked
     gc.freeze()  # the forked HTTP processes never scan the objects that are alive now (p99 24 -> 8 ms)
     log.info("starting %s on %s", ", ".join(settings.models), ", ".join(device_names(server)))
     try:
-        stop_on_signals(server, draining=runtime_dir.draining, drain_s=settings.drain_s)
+        stop_on_signals(server, drain_s=settings.drain_s)
         server.run(
             host=settings.host,
             port=settings.port,
@@ -59,9 +66,10 @@ def serve(settings: Settings, *, runtime_dir: RuntimeDir) -> None:
             server_header=False,
             proxy_headers=False,
             headers=SECURITY_HEADERS,
-            http=partial(Connection, max_connections=settings.max_connections),
+            http=partial(Connection, max_connections=settings.max_connections, draining=server.draining),
             ws="none",
             timeout_keep_alive=settings.keep_alive_s,
+            backlog=BACKLOG,
         )
     except KeyboardInterrupt:
         log.info("stopped before the first worker was ready")
@@ -88,9 +96,12 @@ def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
     roster.write(Roster.of(catalog))
     workers = settings.worker_count(accelerator)
     in_flight = InFlight(processes=http_processes, limit=settings.max_concurrent_requests)
+    most = MAX_EXPLANATIONS if settings.explain_steps else 0
+    explanations = InFlight(processes=http_processes, limit=most, refusal=errors.too_many_explanations)
     server = Supervisor(
         WorkerApi(settings, roster, WorkerLoop(runtime_dir)),
-        in_flight,
+        [in_flight, explanations, access.limits],
+        http_processes=http_processes,
         accelerator=accelerator,
         workers_per_device=workers,
         restart_workers=True,
@@ -110,9 +121,11 @@ def build_server(settings: Settings, *, runtime_dir: RuntimeDir) -> Supervisor:
             settings=settings,
             access=access,
             runtime_dir=runtime_dir,
+            draining=server.draining,
             sockets=[runtime_dir.socket(worker) for worker in range(len(server.devices) * workers)],
             in_flight=in_flight,
             under_way=server.under_way,
+            explanations=explanations,
             http_processes=http_processes,
         )
 
@@ -137,9 +150,17 @@ def _import_tracing() -> None:
         raise CatalogError(f"--otlp-endpoint needs the extra: pip install 'valence[tracing]' ({error})") from error
 
 
-def _allow_files(count: int) -> None:
-    """Lets this process and its children open `count` files each, as far as the machine allows. A shell allows 1,024."""
+def files_of(max_connections: int) -> int:
+    """How many files an HTTP process has open at most, with so many connections and all that are told that they are too many."""
+    return max_connections + LINGERING + BACKLOG + OTHER_FILES
+
+
+def allowed_files(wanted: int) -> int:
+    """Lets this process and its children open `wanted` files each, as far as the machine allows. A shell allows 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

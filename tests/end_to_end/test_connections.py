@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import psutil
 import pytest
+
+from service.supervisor.server import files_of
 
 LIMIT = 8
 SAFETY_S = 60
@@ -113,3 +116,17 @@ def test_an_upgrade_is_not_followed(bounded: Any, upgrade: bytes) -> None:
         connection.sendall(head + b"\r\nsec-websocket-key: dGVzdHRlc3R0ZXN0dGVzdA==\r\nsec-websocket-version: 13\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
     assert "upgrade" not in bounded.log.read_text().lower()
+
+
+def test_every_connection_of_a_burst_over_the_limit_is_told(bounded: Any, wait: Callable[..., None]) -> None:
+    """All are taken before the first is answered: there must be a file for each."""
+    (process,) = bounded.http_processes()
+    _, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (files_of(LIMIT), hard))
+    process.suspend()
+    with ExitStack() as stack:
+        burst = [stack.enter_context(connected(bounded)) for _ in range(1500)]
+        process.resume()
+        told = [read_to_end(connection).startswith(b"HTTP/1.1 429") for connection in burst[LIMIT:]]
+    assert told.count(False) == 0
+    wait(bounded.is_ready, timeout_s=SAFETY_S)

@@ -2,6 +2,7 @@
 
 `make drills` does them at full length and prints what was seen as a table."""
 
+import asyncio
 import json
 import shutil
 import signal
@@ -294,6 +295,54 @@ def test_sigterm_under_load_loses_nothing(start_server: Callable[..., Any], dril
         assert [future.result(SAFETY_S).status_code for future in last] == [200] * 4
     server.assert_stopped_cleanly()
     drill(f"/ready 503 while {traffic.statuses[200]} requests were answered 200, and 4 in flight at the end; exit 0, no orphan")
+
+
+async def ask_until_refused(server: Any, seen: Counter[str], *, pause_s: float) -> None:
+    """Sends over one connection, or a new one where an answer says that it was the last, until none is taken any more."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = b'{"inputs": "good"}'
+    request = b"POST /predict HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection(host, int(port))
+        except ConnectionRefusedError:
+            return
+        last = False
+        while not last:
+            try:
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
+                seen[type(error).__name__] += 1
+                break
+            last = b"connection: close" in head
+            seen[f"{head.split()[1].decode()}{', the last' if last else ''}"] += 1
+            await asyncio.sleep(pause_s)
+        writer.close()
+
+
+@pytest.mark.fault("SIGTERM, clients with kept connections", "every request answered that was sent before the service took none")
+def test_a_drain_loses_nothing(start_server: Callable[..., Any], full: bool, drill: Drill) -> None:
+    seen: Counter[str] = Counter()
+    drains = 20 if full else 1
+
+    async def drain_one() -> None:
+        server = start_server("--http-processes", "2", "--drain-s", "0.5")
+        clients = [asyncio.create_task(ask_until_refused(server, seen, pause_s=0.2 * (place % 4))) for place in range(64)]
+        await asyncio.sleep(2)
+        server.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SAFETY_S):
+            await asyncio.gather(*clients)
+        server.assert_stopped_cleanly()
+
+    for _ in range(drains):
+        asyncio.run(drain_one())
+    assert set(seen) == {"200", "200, the last"}
+    assert seen["200, the last"] >= 64 * drains
+    drill(
+        f"{drains} drains with 64 clients: {seen.total()} requests answered 200, {seen['200, the last']} of them the last; 0 lost"
+    )
 
 
 @pytest.mark.fault("a checkpoint that can't be served", "refused at the start, one sentence naming file and reason")

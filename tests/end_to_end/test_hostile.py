@@ -31,7 +31,15 @@ pytestmark = pytest.mark.fault(
 @pytest.fixture(scope="module")
 def target(start_server: Callable[..., Any]) -> Any:
     """A server with one HTTP process, so that what blocks it blocks every client."""
-    return start_server("--http-processes", "1", "--payload-limit", str(LIMIT), names=("tiny-bert", "tiny-lstm"))
+    return start_server(
+        "--http-processes",
+        "1",
+        "--payload-limit",
+        str(LIMIT),
+        "--max-text-characters",
+        str(MILLION),
+        names=("tiny-bert", "tiny-lstm"),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,12 +144,14 @@ BODIES = {
     "overlong UTF-8": (b'{"inputs": "\xc0\xaf"}', 400),
     "Latin-1": ('{"inputs": "café"}'.encode("latin-1"), 400),
     "UTF-16": ('{"inputs": "good"}'.encode("utf-16"), 400),
-    "UTF-8 with a mark": (b'\xef\xbb\xbf{"inputs": "good"}', 400),
+    "UTF-8 with a mark": (b'\xef\xbb\xbf{"inputs": "good"}', 200),
     "noncharacters": ('{"inputs": "\\uffff\\ufffe \U0010ffff"}'.encode(), 200),
     "zero-length texts": (json.dumps({"inputs": [""] * 200}).encode(), 400),
     "zero-length pairs": (json.dumps({"inputs": [["", ""]] * 200}).encode(), 400),
     "only spaces": (json.dumps({"inputs": " " * MILLION}).encode(), 200),
     "combining marks": (json.dumps({"inputs": "a" + "\u0301" * 400_000}).encode(), 200),
+    "a character that becomes 18": (json.dumps({"inputs": "\ufdfa" * 600_000}, ensure_ascii=False).encode(), 422),
+    "texts whose characters become 18": (json.dumps({"inputs": ["\ufdfa" * 20_000] * 30}, ensure_ascii=False).encode(), 422),
     "a million texts": (b'{"inputs": [' + b'"",' * 500_000 + b'"a"]}', 400),
     "257 texts": (json.dumps({"inputs": ["a"] * 257}).encode(), 422),
     "a number of 100,000 digits": (b'{"inputs": "good", "parameters": {"top_k": ' + b"9" * 100_000 + b"}}", 400),
@@ -251,6 +261,20 @@ def test_a_body_that_trickles_is_504(target: Any) -> None:
             time.sleep(0.1)
         status, answer = read_answer(connection)
     assert (status, answer["error_type"]) == (504, "timeout")
+
+
+def test_a_body_that_drips_is_408(target: Any) -> None:
+    with connected(target) as connection:
+        connection.sendall(POST + b"content-length: 1000\r\n\r\n")
+        begun_at = time.monotonic()
+        connection.settimeout(0.5)
+        while True:
+            connection.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                status, answer = read_answer(connection)
+                break
+    assert (status, answer["error_type"]) == (408, "timeout")
+    assert time.monotonic() - begun_at < 15
 
 
 def test_a_client_that_closes_halfway_leaves_nothing_behind(target: Any, wait: Callable[..., None]) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,34 @@ def test_what_is_in_flight_ends_on_the_model_that_is_removed(served: Any, models
     assert list(listed(served)) == ["failing", "bert"]
     assert served.metric("valence_model_info", model="slow", architecture="failing") == 0
     assert served.client.delete("/models/slow", headers=ADMIN).status_code == 404
+
+
+BODIES = {
+    "/models/swapped/predict": b'{"inputs": "good"}',
+    "/predict": b'{"inputs": "good", "model": "swapped"}',
+    "/classify": b'{"input": "good", "model": "swapped"}',
+    "/tokenize": b'{"inputs": "good", "model": "swapped"}',
+    "/v2/models/swapped/infer": b'{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}',
+}
+
+
+@pytest.mark.parametrize(("change", "status"), [("replaced", 200), ("removed", 404)])
+def test_a_model_that_changes_while_a_body_is_on_its_way(served: Any, root: Path, change: str, status: int) -> None:
+    assert put(served, "swapped", root / "first").status_code in (200, 201)
+    host, port = served.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        begun = {path: stack.enter_context(socket.create_connection((host, int(port)), SAFETY_S)) for path in BODIES}
+        for path, client in begun.items():
+            head = b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            client.sendall(head % (path.encode(), len(BODIES[path]), BODIES[path][:5]))
+        time.sleep(0.2)
+        if change == "removed":
+            assert served.client.delete("/models/swapped", headers=ADMIN).status_code == 200
+        else:
+            assert put(served, "swapped", root / "second").status_code == 200
+        for path, client in begun.items():
+            client.sendall(BODIES[path][5:])
+            assert client.recv(4096).startswith(b"HTTP/1.1 %d " % status), path
 
 
 def test_the_default_model_is_not_removed_but_may_be_replaced(served: Any, models: Mapping[str, Path], root: Path) -> None:

@@ -1,8 +1,11 @@
 """More requests come than the service can answer. `make drills` sends them for a minute."""
 
 import asyncio
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import psutil
@@ -117,3 +120,24 @@ def test_overload_is_refused_at_once(start_server: Callable[..., Any], full: boo
         f"{1000 * p99_accepted:.0f} ms, at capacity {1000 * p99_at_capacity:.0f} ms; p99 of a 429 {1000 * p99_refused:.1f} ms; "
         f"memory {growth:+.1%}"
     )
+
+
+@pytest.mark.fault("16 bodies that drip, against a limit of 16 requests in flight", "other clients get 200 all the time")
+def test_clients_that_send_slowly_take_no_place_from_others(start_server: Callable[..., Any], drill: Drill) -> None:
+    server = start_server("--http-processes", "1", "--max-concurrent-requests", "16")
+    host, port = server.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        drippers = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(16)]
+        for dripper in drippers:
+            dripper.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
+        statuses: Counter[int] = Counter()
+        for _ in range(20):
+            for dripper in drippers:
+                dripper.sendall(b" ")
+            statuses[server.predict("good").status_code] += 1
+            time.sleep(0.1)
+        assert server.metric("valence_requests_in_flight") == 0
+        for dripper in drippers:
+            assert dripper.recv(4096).startswith(b"HTTP/1.1 408")
+    assert statuses == {200: 20}
+    drill("20 requests of another client answered 200; the 16 slow ones 408")

@@ -8,7 +8,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+from uvicorn.server import Server, ServerState
 
 from service.edge.http.connection import Connection
 
@@ -35,7 +35,8 @@ def test_the_version_is_the_one_that_was_read() -> None:
 def test_we_override_what_there_is() -> None:
     assert {
         "connection_made", "connection_lost", "data_received", "on_headers_complete", "on_body", "on_message_complete",
-        "on_response_complete", "send_400_response", "_unsupported_upgrade_warning",
+        "on_response_complete", "pause_writing", "resume_writing", "send_400_response", "shutdown", "_start_asgi_task",
+        "_unsupported_upgrade_warning",
     } == OVERRIDDEN  # fmt: skip
 
 
@@ -61,14 +62,14 @@ def test_a_connection_has_what_we_read(state: HttpToolsProtocol, attribute: str)
     "attribute",
     [
         "body", "default_headers", "disconnected", "flow", "keep_alive", "message_event", "more_body", "on_response",
-        "response_complete", "response_started", "transport",
+        "response_complete", "response_started", "transport", "waiting_for_100_continue",
     ],
 )  # fmt: skip
 def test_a_cycle_has_what_we_read_and_set(attribute: str) -> None:
     assert f"self.{attribute} = " in inspect.getsource(RequestResponseCycle.__init__)
 
 
-@pytest.mark.parametrize("attribute", ["read_paused", "write_paused", "pause_reading", "drain"])
+@pytest.mark.parametrize("attribute", ["write_paused", "resume_reading", "drain"])
 def test_the_flow_control_has_what_we_ask(attribute: str) -> None:
     assert hasattr(FlowControl, attribute) or f"self.{attribute} = " in inspect.getsource(FlowControl.__init__)
 
@@ -78,6 +79,16 @@ def test_a_task_is_made_when_the_head_is_there_and_runs_after_what_came_with_it(
     assert "_start_asgi_task(" in inspect.getsource(HttpToolsProtocol.on_headers_complete)
     assert "create_task(" in inspect.getsource(HttpToolsProtocol._start_asgi_task)
     assert "self.cycle.more_body = False" in inspect.getsource(HttpToolsProtocol.on_message_complete)
+
+
+def test_the_newest_request_lies_first_in_the_pipeline() -> None:
+    assert "self.pipeline.appendleft((self.cycle, app))" in inspect.getsource(HttpToolsProtocol.on_headers_complete)
+    assert "self.pipeline.pop()" in inspect.getsource(HttpToolsProtocol.on_response_complete)
+
+
+def test_when_it_stops_uvicorn_asks_each_connection_to_end_and_waits_for_it() -> None:
+    assert "connection.shutdown()" in inspect.getsource(Server.shutdown)
+    assert "while self.server_state.connections" in inspect.getsource(Server._wait_tasks_to_complete)
 
 
 def test_status_lines_are_bytes_by_number() -> None:

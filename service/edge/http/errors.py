@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from service.text.refusal import TextRefused
 
+# Every `error_type`, and what an answer that never came is counted as.
+TYPES = (
+    "backend", "client_gone", "conflict", "empty", "forbidden", "internal", "method", "not_found", "overloaded",
+    "payload_too_large", "timeout", "tokenizer", "unauthorized", "unhealthy", "validation",
+)  # fmt: skip
+
 
 @dataclass(eq=False)  # not frozen: Python sets an exception's traceback
 class ServiceError(Exception):
@@ -33,6 +39,15 @@ def refused(refusal: TextRefused) -> ServiceError:
 
 def empty() -> ServiceError:
     return ServiceError(400, "empty", "nothing to score: inputs is empty; send a string or a list of strings")
+
+
+def empty_text(where: str) -> ServiceError:
+    """`where`: which text, as `inputs[1]`."""
+    return ServiceError(400, "empty", f"{where}: nothing to score, the text is empty")
+
+
+def no_tokens(index: int) -> ServiceError:
+    return ServiceError(422, "validation", f"inputs[{index}]: the tokenizer makes no token of this text")
 
 
 def unauthorized() -> ServiceError:
@@ -105,6 +120,10 @@ def head_too_large(limit: int) -> ServiceError:
 
 def head_too_slow(limit_s: float) -> ServiceError:
     return ServiceError(408, "timeout", f"the request's head did not come within {limit_s:g} s")
+
+
+def body_too_slow(least_bytes_per_s: int) -> ServiceError:
+    return ServiceError(408, "timeout", f"the request's body came with fewer than {least_bytes_per_s} bytes a second")
 
 
 def unhealthy(why: str) -> ServiceError:

@@ -46,7 +46,7 @@ async def openapi(edge: Services, call: Call) -> Response:
 
 async def asset(edge: Services, call: Call) -> Response:
     """Swagger UI's script or style sheet."""
-    path = call.scope["path"]
+    path = "/docs/" + call.scope["path"].rpartition("/")[2]
     return Response(200, edge.assets[path], [(b"content-type", ASSETS[path]), (b"cache-control", b"max-age=3600")])
 
 

@@ -86,6 +86,8 @@ async def _explained(edge: Services, call: Call, fields: ExplainBody, model: Edg
     encode = partial(model.encoder.encoding, text, truncate=edge.settings.auto_truncate if asked is None else asked)
     encoding: Encoding = await edge.scorer.tokenized(call, encode, texts=[(text, None)])
     call.tokens = len(encoding)
+    if not call.tokens:
+        raise errors.no_tokens(0)
     if call.tokens > MAX_TOKENS:
         raise errors.validation(f"inputs: {call.tokens} tokens exceed the {MAX_TOKENS} that are explained; shorten the text")
     baseline = blanked(encoding.ids, encoding.special_tokens_mask, blank=model.blank_id)

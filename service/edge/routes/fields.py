@@ -24,6 +24,8 @@ WHOLE = BeforeValidator(_whole)
 # For the schema: a text is not empty, which the types can't say.
 FULL_STRING: JsonDict = {"type": "string", "minLength": 1}
 FullString = Annotated[str, WithJsonSchema(FULL_STRING)]
+# The UTF-8 byte order mark, which clients on Windows send.
+MARK = b"\xef\xbb\xbf"
 EXPECTED = "the body must be a JSON object with the field inputs"
 Direction = Annotated[Literal["right", "left"], BeforeValidator(_lower)]
 
@@ -36,7 +38,7 @@ def is_left(direction: Direction | None) -> bool | None:
 def parsed(adapter: TypeAdapter[Valid], body: bytes, *, expected: str = EXPECTED) -> Valid:
     """The JSON in `body`, validated. `expected`: the error's words for a body of another kind. ServiceError 400 or 422."""
     try:
-        return adapter.validate_json(body)
+        return adapter.validate_json(body.removeprefix(MARK))
     except ValidationError as error:
         raise readable(error, expected=expected) from None
 

@@ -175,7 +175,7 @@ ROUTES = (
             answer=Schema("ModelState", TypeAdapter(ModelState)),
             body=Schema("ModelBody", MODEL_BODY),
             example={"name": "mine", "path": "/checkpoints/mine", "version": "2"},
-            failures=(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
+            failures=(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 504),
             created="A new name.",
         ),
     ),

@@ -49,7 +49,7 @@ async def exposition(edge: Services, call: Call) -> Response:
 
 def check_ready(edge: Services) -> None:
     """ServiceError 503 if the service is about to stop, or a worker has not let every model answer a real forward."""
-    if edge.runtime_dir.draining.exists():
+    if edge.draining:
         raise errors.unhealthy("the service is about to stop")
     missing = sum(not link.ready for link in edge.links)
     if missing:
@@ -134,7 +134,9 @@ def information(
         },
         "model_id": default.name,
         "model_sha": None,
-        "model_dtype": hellos[0].details[default_place]["dtype"] if hellos else settings.dtype,
+        "model_dtype": next(
+            (hello.details[default_place]["dtype"] for hello in hellos if default_place in hello.details), settings.dtype
+        ),
         "model_type": {"classifier": {"id2label": _labels(default), "label2id": _indices(default)}},
         "max_concurrent_requests": settings.max_concurrent_requests,
         "max_input_length": default.max_length,

@@ -53,6 +53,7 @@ ERRORS = {
     401: "An API key is needed.",
     403: "This changes the service, which takes an admin key, or is closed.",
     404: "No such model or route.",
+    408: "The body came too slowly.",
     409: "Another change is under way, or it is the default model.",
     413: "The body is larger than the limit.",
     415: "The content-encoding is none of gzip, deflate and identity.",
@@ -64,7 +65,7 @@ ERRORS = {
 }
 RETRIED = (429, 503)
 # The failures of a route that scores texts.
-SCORING = (400, 401, 404, 413, 415, 422, 424, 429, 503, 504)
+SCORING = (400, 401, 404, 408, 413, 415, 422, 424, 429, 503, 504)
 SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -96,6 +97,7 @@ def document(operations: Sequence[tuple[str, str, Operation]]) -> dict[str, Any]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Valence", "version": __version__, "description": "Serves custom text classifiers."},
+        "servers": [{"url": "."}],  # beside the document, whatever a proxy puts before its path
         "paths": paths,
         "components": {
             "schemas": schemas([operation for _, _, operation in operations]),

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from service.edge.http import errors
 from service.edge.http.call import Call, Response, json_response
-from service.edge.routes.fields import EXPECTED, FULL_STRING, STRICT, WHOLE, Direction, FullString, is_left, readable
+from service.edge.routes.fields import EXPECTED, FULL_STRING, MARK, STRICT, WHOLE, Direction, FullString, is_left, readable
 from service.edge.routes.openapi import SCORING, Operation, Schema
 from service.edge.routes.route import Route, Services
 from service.edge.scoring.scoring import Texts
@@ -108,7 +108,7 @@ async def predict(edge: Services, call: Call) -> Response:
 def parse_predict(body: bytes) -> PredictRequest:
     """The request in `body`. ServiceError 400 if it is not JSON or holds no text, 422 where a type or a field is wrong."""
     try:
-        fields = PREDICT_BODY.validate_json(body)
+        fields = PREDICT_BODY.validate_json(body.removeprefix(MARK))
     except ValidationError as error:
         raise _readable(error) from None
     inputs = fields.get("inputs", fields.get("text"))
@@ -136,8 +136,11 @@ def _texts(inputs: Inputs) -> list[Text]:
         texts = [_pair(inputs, "inputs")]
     else:
         texts = [(item, None) if isinstance(item, str) else _pair(item, f"inputs[{i}]") for i, item in enumerate(inputs)]
-    if not texts or any(not text and not partner for text, partner in texts):
+    if not texts or inputs == "":
         raise errors.empty()
+    for index, (text, partner) in enumerate(texts):
+        if not text and not partner:
+            raise errors.empty_text(f"inputs[{index}]" if isinstance(inputs, list) else "inputs")
     return texts
 
 

@@ -11,8 +11,8 @@ from service.edge.scoring.link import Link
 from service.edge.scoring.models import EdgeModels
 from service.edge.scoring.scoring import Scorer
 from service.edge.telemetry.meter import Tally
-from service.runtime_dir import RuntimeDir
 from service.settings import Settings
+from service.shared import Flag
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Services:
     admission: Admission
     explanations: Explanations
     tally: Tally
-    runtime_dir: RuntimeDir
+    draining: Flag
     http_processes: int
     document: bytes
     assets: Mapping[str, bytes]

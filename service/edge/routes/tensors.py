@@ -174,8 +174,10 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[Text]:
         raise errors.validation(f"inputs.0.shape: must be [n] or [n, 1], not {shape}")
     if len(elements) != shape[0]:
         raise errors.validation(f"inputs.0.shape: {shape} means {shape[0]} elements, but the data holds {len(elements)}")
-    if not elements or not all(elements):
+    if not elements:
         raise errors.empty()
+    if not all(elements):
+        raise errors.empty_text(f"inputs[0].data[{elements.index('')}]")
     return [(element, None) for element in elements]
 
 

@@ -46,14 +46,16 @@ async def tokenize(edge: Services, call: Call) -> Response:
     fields = parsed(TOKENIZE_BODY, call.body)
     inputs = fields["inputs"]
     texts = [inputs] if isinstance(inputs, str) else inputs
-    if not all(texts) or not texts:
+    if not texts or inputs == "":
         raise errors.empty()
+    if not all(texts):
+        raise errors.empty_text(f"inputs[{texts.index('')}]")
     edge.scorer.check_count(len(texts))
     model = edge.models.named(fields.get("model"))
     call.model = model.served.name
     special = fields.get("add_special_tokens") is not False
     list_tokens = partial(listed, model.encoder, texts, add_special_tokens=special)
-    return Response(200, await edge.scorer.made(call, list_tokens, characters=sum(map(len, texts))), [JSON])
+    return Response(200, await edge.scorer.made(call, list_tokens, texts=[(text, None) for text in texts]), [JSON])
 
 
 def listed(encoder: Encoder, texts: Sequence[str], *, add_special_tokens: bool) -> bytes:
@@ -88,7 +90,7 @@ ROUTES = (
             answer=Schema("TokenLists", TypeAdapter(list[list[ListedToken]])),
             body=Schema("TokenizeBody", TOKENIZE_BODY),
             example={"inputs": ["not good at all"], "add_special_tokens": False},
-            failures=(400, 401, 404, 413, 415, 422, 429, 504),
+            failures=(400, 401, 404, 408, 413, 415, 422, 429, 504),
         ),
     ),
 )

@@ -27,8 +27,10 @@ class InFlight:
     one with more than its part of the connections would refuse clients while the others are idle. Two processes that admit a
     request at the same moment may exceed the limit by one."""
 
-    def __init__(self, *, processes: int, limit: int) -> None:
+    def __init__(self, *, processes: int, limit: int, refusal: Callable[[int], errors.ServiceError] = errors.overloaded) -> None:
+        """`refusal`: the error 429 where the limit is reached."""
         self.processes, self.limit = processes, limit
+        self.refusal = refusal
         self._counts = memoryview(mmap.mmap(-1, processes * COUNT_BYTES)).cast("i")
         self._place = 0
 
@@ -45,7 +47,7 @@ class InFlight:
     def check(self) -> None:
         """ServiceError 429 where the limit is reached."""
         if sum(self._counts) >= self.limit:
-            raise errors.overloaded(self.limit)
+            raise self.refusal(self.limit)
 
     def add(self) -> None:
         """Counts one request more in this process. ServiceError 429 where the limit is reached."""
@@ -100,25 +102,22 @@ class Admission:
 
 
 class Explanations:
-    """How many explanations one HTTP process may ask for at a time: each process has an equal share of `MAX_EXPLANATIONS`."""
+    """How many explanations the service may be asked for at a time."""
 
-    def __init__(self, *, steps: int, http_processes: int) -> None:
-        """`steps` 0: the service explains nothing."""
-        self.limit = math.ceil(MAX_EXPLANATIONS / http_processes) if steps else 0
-        self.in_flight = 0
+    def __init__(self, in_flight: InFlight) -> None:
+        """`in_flight` with limit 0: the service explains nothing."""
+        self.in_flight = in_flight
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Counts an explanation as in flight. ServiceError 404 if the service explains nothing, 429 if the limit is reached."""
-        if not self.limit:
+        if not self.in_flight.limit:
             raise errors.not_found("explanations are switched off in this service")
-        if self.in_flight >= self.limit:
-            raise errors.too_many_explanations(MAX_EXPLANATIONS)
-        self.in_flight += 1
+        self.in_flight.add()
         try:
             yield
         finally:
-            self.in_flight -= 1
+            self.in_flight.remove()
 
 
 def timeout_s(headers: Mapping[bytes, bytes], limit_s: float) -> float:

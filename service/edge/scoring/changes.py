@@ -122,6 +122,7 @@ class Changes:
             metrics.model_info(model.name, model.architecture, served=False)
         for model in roster.models.values():
             metrics.model_info(model.name, model.architecture, served=True)
+            metrics.requests_at_zero(model.name)
         self.models.serve({place: new.get(place) or self.models.by_place[place] for place in roster.models})
         for link in self.links:
             if link.hello is not None:

@@ -19,6 +19,9 @@ import pytest
 from service.client import (
     AsyncClient,
     Client,
+    Conflict,
+    Forbidden,
+    HeadTooLarge,
     InvalidRequest,
     LabelScore,
     ModelFailed,
@@ -26,12 +29,16 @@ from service.client import (
     Overloaded,
     Retries,
     TimedOut,
+    TooSlow,
     Unauthorized,
     Unavailable,
     Unreachable,
+    UnsupportedEncoding,
     ValenceError,
 )
+from service.client.clients import LIMITS
 from service.client.failures import seconds_of
+from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent.parent
 HASTY = {"retries": Retries(count=3, first_s=0.001, longest_s=0.002)}
@@ -64,11 +71,16 @@ def test_attempts_come_to_an_end(call: Call, service: Call, scripted: Any, statu
     [
         (400, InvalidRequest),
         (401, Unauthorized),
+        (403, Forbidden),
         (404, NotFound),
         (405, NotFound),
+        (408, TooSlow),
+        (409, Conflict),
         (413, InvalidRequest),
+        (415, UnsupportedEncoding),
         (422, InvalidRequest),
         (424, ModelFailed),
+        (431, HeadTooLarge),
         (500, ValenceError),
         (504, TimedOut),
     ],
@@ -303,3 +315,27 @@ def test_the_client_imports_nothing_of_the_server() -> None:
     code = f"import sys, service.client; found = {heavy} & set(sys.modules); assert not found, found"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# -- connections that end -----------------------------------------------------------------------------------------------------
+
+
+def test_a_kept_connection_is_used_while_the_service_keeps_it() -> None:
+    assert 4 < LIMITS.keepalive_expiry < Settings().keep_alive_s
+
+
+def test_a_connection_that_the_service_ends_is_not_used_again(service: Call, scripted: Any) -> None:
+    running = service(scripted(200, {"connection": "close"}))
+    with Client(running.url, retries=Retries(count=0)) as client:
+        for _ in range(3):
+            client.predict("good")
+    assert running.connections == 2
+
+
+def test_a_kept_connection_that_breaks_before_an_answer_is_made_good(service: Call, scripted: Any) -> None:
+    """As of a service that stops: the request went out on a connection that was just closed."""
+    running = service(scripted(200), scripted(0))
+    with Client(running.url) as client:
+        assert client.predict("good")[0].label == "good"
+        assert client.predict("better")[0].label == "better"
+    assert len(running.seen) == 3

@@ -1,4 +1,4 @@
-"""New connections are distributed among the sockets of the HTTP processes."""
+"""New connections are distributed among the sockets of the HTTP processes, and none is lost when these close."""
 
 import socket
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.supervisor.litserve_server import sharing_port
+from service.supervisor.litserve_server import refuse_connections, sharing_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux deals connections out")
 CONNECTIONS = 200
@@ -56,3 +56,20 @@ def test_a_second_service_still_finds_the_port_taken(first: socket.socket) -> No
         with pytest.raises(OSError, match="in use"):
             second.bind(first.getsockname())
     sockets[1].close()
+
+
+def test_a_socket_that_is_about_to_close_takes_no_connection_and_keeps_those_that_it_has(first: socket.socket) -> None:
+    first.listen()
+    with socket.create_connection(first.getsockname(), timeout=5) as early:
+        refuse_connections(first)
+        with socket.socket() as late:
+            late.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                late.connect(first.getsockname())
+        early.sendall(b"a")
+        accepted, _ = first.accept()
+        with accepted:
+            assert accepted.recv(1) == b"a"
+            first.shutdown(socket.SHUT_RDWR)
+            early.sendall(b"b")
+            assert accepted.recv(1) == b"b"

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from service.edge.http.errors import ServiceError
+from service.edge.routes.fields import parsed
 from service.edge.routes.predict import PredictRequest, parse_predict
+from service.edge.routes.tensors import parse_infer
+from service.edge.routes.tokenize import TOKENIZE_BODY
 
 
 def parse(body: object) -> PredictRequest:
@@ -158,3 +161,30 @@ def test_a_wrong_type_is_422_with_the_fields_name(body: object, said: str) -> No
     assert (caught.value.status, caught.value.error_type) == (422, "validation")
     assert caught.value.message.startswith(said)
     assert "pydantic" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [(["good", ""], "inputs[1]"), ([["a", "b"], ["", ""]], "inputs[1]"), ([{"text": ""}], "inputs[0]"), ({"text": ""}, "inputs")],
+)
+def test_an_empty_text_is_refused_by_its_place(inputs: object, named: str) -> None:
+    with pytest.raises(ServiceError) as caught:
+        parse({"inputs": inputs})
+    assert (caught.value.status, caught.value.error_type) == (400, "empty")
+    assert caught.value.message.startswith(f"{named}: ")
+
+
+def test_an_empty_element_of_a_tensor_is_refused_by_its_place() -> None:
+    tensor = b'{"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["good", ""]}]}'
+    with pytest.raises(ServiceError) as caught:
+        parse_infer(tensor, None)
+    assert (caught.value.status, caught.value.error_type) == (400, "empty")
+    assert caught.value.message.startswith("inputs[0].data[1]: ")
+
+
+def test_a_byte_order_mark_before_the_json_is_ignored() -> None:
+    mark = b"\xef\xbb\xbf"
+    assert parse_predict(mark + b'{"inputs": "good"}').asked.texts == [("good", None)]
+    assert parsed(TOKENIZE_BODY, mark + b'{"inputs": "good"}')["inputs"] == "good"
+    tensor = b'{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}'
+    assert parse_infer(mark + tensor, None).asked.texts == [("good", None)]

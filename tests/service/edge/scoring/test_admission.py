@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from service.edge.http import errors
 from service.edge.http.errors import ServiceError
-from service.edge.scoring.admission import InFlight
+from service.edge.scoring.admission import Explanations, InFlight
 
 
 def run_forked(work: Callable[[], None]) -> None:
@@ -40,3 +41,18 @@ def test_what_a_process_held_that_died_is_free_for_the_next_at_its_place() -> No
     assert in_flight.total == 1
     in_flight.enter(1)
     assert in_flight.total == 0
+
+
+def test_all_processes_share_the_limit_of_explanations() -> None:
+    explanations = Explanations(InFlight(processes=2, limit=1, refusal=errors.too_many_explanations))
+    explanations.in_flight.enter(0)
+
+    def another() -> None:
+        explanations.in_flight.enter(1)
+        with pytest.raises(ServiceError, match="more than 1 explanations"), explanations.held():
+            pass
+
+    with explanations.held():
+        run_forked(another)
+    with explanations.held():
+        pass
