@@ -100,16 +100,16 @@ def test_two_modules_do_not_take_each_others_place(write: Write) -> None:
 
 
 def test_an_architecture_of_its_own_is_registered(write: Write) -> None:
-    """The name that many texts give theirs, and one that only the class shares with transformers."""
+    """One that nobody has, and one that only the class shares with transformers."""
     module = write(
-        "AutoConfig.register('custom_bert', MyConfig)",
+        "AutoConfig.register('readers_own', MyConfig)",
         "AutoModelForSequenceClassification.register(MyConfig, MyModel)",
         "class BertConfig(PreTrainedConfig):",
         "    model_type = 'mine_too'",
         "AutoConfig.register('mine_too', BertConfig)",
         "AutoModelForSequenceClassification.register(",
         "    BertConfig, type('Other', (MyModel,), {'config_class': BertConfig}), exist_ok=True)",
-        kind="custom_bert",
+        kind="readers_own",
     )
     register_all([module])
     register_all([module])

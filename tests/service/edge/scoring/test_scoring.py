@@ -88,7 +88,7 @@ def test_a_text_that_takes_too_long_is_504_at_its_deadline(made: MadeBy, charact
 
 def test_a_text_without_a_token_is_refused_by_its_place(catalog: Mapping[str, ServedModel]) -> None:
     encoder = SimpleNamespace(encode=lambda *_, **__: Tokens(lengths=[2, 0], ids=b"", types=b""))
-    model = EdgeModel(0, catalog["tiny-bert"], encoder, 0)
+    model = EdgeModel(0, catalog["tiny-bert"], encoder, 0, lambda **_: encoder)
     call = Call({}, _receive, {}, timeout_s=30)
     scorer = Scorer(Settings(), SimpleNamespace())
     with pytest.raises(ServiceError) as caught:
