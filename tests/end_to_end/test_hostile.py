@@ -37,7 +37,7 @@ def target(start_server: Callable[..., Any]) -> Any:
         "--payload-limit",
         str(LIMIT),
         "--max-text-characters",
-        str(MILLION),
+        str(MILLION + 1),
         names=("tiny-bert", "tiny-lstm"),
     )
 

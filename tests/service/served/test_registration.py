@@ -113,5 +113,5 @@ def test_an_architecture_of_its_own_is_registered(write: Write) -> None:
     )
     register_all([module])
     register_all([module])
-    config = MAPPINGS[0]["custom_bert"]
+    config = MAPPINGS[0]["readers_own"]
     assert MAPPINGS[-1][config].__mro__[1] is BertForSequenceClassification
