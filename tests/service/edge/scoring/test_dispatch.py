@@ -71,11 +71,21 @@ def test_a_worker_with_many_tokens_gets_less_than_one_with_many_requests() -> No
     asyncio.run(serve())
 
 
-def test_idle_workers_take_turns_by_lot() -> None:
-    under_way = TokensUnderWay(processes=2, workers=3)
-    found = Counter(under_way.least([0, 2]) for _ in range(400))
+def test_each_process_begins_with_an_idle_worker_by_lot() -> None:
+    found = Counter(TokensUnderWay(processes=2, workers=3).least([0, 2]) for _ in range(400))
     assert found.keys() == {0, 2}
     assert min(found.values()) > 100
+
+
+def test_lone_requests_go_to_one_worker_which_has_all_cores() -> None:
+    under_way = TokensUnderWay(processes=1, workers=3)
+    (first,) = {under_way.least([0, 1, 2]) for _ in range(50)}
+    under_way.add(first, 20)
+    other = under_way.least([0, 1, 2])
+    assert other != first
+    under_way.add(first, -20)
+    assert {under_way.least([0, 1, 2]) for _ in range(50)} == {other}
+    assert under_way.least([first]) == first
 
 
 def test_what_other_processes_have_asked_counts() -> None:
