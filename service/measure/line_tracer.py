@@ -49,7 +49,7 @@ class LineTracer:
         process = Path("/proc/self/comm").read_text().strip() + (" io" if name == "worker-io" else "")
 
         def line(frame: FrameType, event: str, argument: Any) -> Any:
-            if event == "line" and self.is_on:
+            if event == "line":
                 self.lines.append((time.monotonic_ns(), process, file.removeprefix(ROOT), frame.f_lineno))
             return line
 

@@ -90,13 +90,16 @@ def traced(folder: Path, url: str) -> list[Visit]:
     for process in processes:
         os.kill(process, signal.SIGUSR1)
     time.sleep(0.1)
+    predict(url)  # what waits for a request begins to wait anew, and is traced from then on
+    time.sleep(0.02)
+    begun_at_ns = time.monotonic_ns()
     predict(url)
     time.sleep(0.02)
     for process in processes:
         os.kill(process, signal.SIGUSR1)
     time.sleep(0.2)
     lines = [Line(*line) for path in folder.glob("*/traced.*") for line in json.loads(path.read_text() or "[]")]
-    return list(visits_of(sorted(lines)))
+    return list(visits_of(sorted(line for line in lines if line.at_ns > begun_at_ns)))
 
 
 def visits_of(lines: Sequence[Line]) -> Iterator[Visit]:

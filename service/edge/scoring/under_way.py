@@ -35,8 +35,8 @@ class TokensUnderWay:
     def least(self, workers: Sequence[int]) -> int:
         """The one of `workers` with the fewest tokens; by lot where several have as few.
 
-        Of idle ones it is the one that this process asked last. On a CPU it has all cores while the others are quiet: taken in turns,
-        two workers answered 501 lone requests a second instead of 694."""
+        Of idle ones it is the one that this process asked last. On a CPU it has all cores while the others are quiet: taken in
+        turns, two workers answered 501 lone requests a second instead of 694."""
         if self._last not in workers or self.of(self._last):
             self._last = min(workers, key=lambda worker: (self.of(worker), random.random()))
         return self._last
