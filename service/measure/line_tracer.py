@@ -41,15 +41,15 @@ class LineTracer:
         self.lines = []
 
     def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """The tracer of one frame; None for a frame of other code than ours."""
+        """The tracer of one frame; None for a frame of other code than ours, and for one that begins while it is off."""
         file = frame.f_code.co_filename
-        if not file.startswith(OURS) or file == __file__:
+        if not self.is_on or not file.startswith(OURS) or file == __file__:
             return None
         name = threading.current_thread().name
         process = Path("/proc/self/comm").read_text().strip() + (" io" if name == "worker-io" else "")
 
         def line(frame: FrameType, event: str, argument: Any) -> Any:
-            if event == "line":
+            if event == "line" and self.is_on:
                 self.lines.append((time.monotonic_ns(), process, file.removeprefix(ROOT), frame.f_lineno))
             return line
 
