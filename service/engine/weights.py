@@ -40,6 +40,7 @@ def load_model(served: ServedModel, *, dtype: torch.dtype, trust_remote_code: bo
         more = f" and {len(others)} more tensors" if others else ""
         log.warning("%s: %s%s are in the file and not in %s; they are left out", weights, name, more, type(model).__name__)
     _put_back(model, served.path)
+    _make_buffers_anew(model, served.path)
     return model
 
 
@@ -114,6 +115,29 @@ def _put_back(model: PreTrainedModel, path: Path) -> None:
             redrawn[0],
             more,
         )
+
+
+@torch.no_grad()
+def _make_buffers_anew(model: PreTrainedModel, path: Path) -> None:
+    """Gives a class of somebody else's the buffers that its constructor makes and no file holds, as a table of positions.
+
+    transformers builds a model without memory and then fills in what the file holds. Of other buffers it leaves whatever stood in
+    memory, and says nothing, unless the class' `_init_weights` makes them again."""
+    saved = model.state_dict().keys()
+    names = [name for name, _ in model.named_buffers() if name not in saved]
+    if not names or type(model).__module__.startswith("transformers."):
+        return
+    with torch.random.fork_rng(devices=[]):
+        made = dict(type(model)(model.config).named_buffers())
+    wrong = [name for name in names if not torch.equal(model.get_buffer(name), made[name].to(model.get_buffer(name).dtype))]
+    for name in wrong:
+        model.get_buffer(name).copy_(made[name])
+    if wrong:
+        log.warning(
+            "%s: transformers does not fill %s of %s when it loads it; made anew, as the constructor makes it. "
+            "Let its _init_weights make it again, or save it (persistent=True)",
+            path, ", ".join(wrong), type(model).__name__,
+        )  # fmt: skip
 
 
 def _both(model: PreTrainedModel, path: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:

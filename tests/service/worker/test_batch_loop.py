@@ -325,3 +325,15 @@ def test_texts_of_a_model_that_was_dropped_are_let_go(loop: BatchLoop) -> None:
     for _ in range(3):
         loop.step()
     assert [answer.id for answer in loop.sent] == [1]
+
+
+def test_a_text_without_a_number_fails_alone(loop: BatchLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON has neither NaN nor infinity."""
+    rows = np.array([[1, 2], [np.nan, 2], [3, np.inf], [4, 5]], np.float32)
+    monkeypatch.setattr(OverlappingEngine, "logits", lambda _, texts: rows[: len(texts)])
+    loop.queue.put(job(0, (20,), (21,), (22,), (23,)), reply_to=1)
+    loop.step()
+    loop.step()
+    (answer,) = loop.sent  # type: ignore[attr-defined]
+    assert (answer.texts, answer.failed) == ([0, 3], [1, 2])
+    assert np.frombuffer(answer.logits, "<f4").tolist() == [1, 2, 4, 5]
