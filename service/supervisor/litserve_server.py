@@ -175,8 +175,11 @@ class Supervisor(ls.LitServer):
 def refuse_connections(listening: socket.socket) -> None:
     """Has the kernel drop requests for new connections. Those that are being opened, or wait in the backlog, stay.
 
-    A client repeats its request after a second, and is refused once the socket is closed. Does nothing but on Linux."""
-    if sys.platform == "linux":
+    A client repeats its request after a second, and is refused once the socket is closed. Does nothing but on Linux, and where a
+    container may set no filter: there a connection may be reset that was opened in the last moment."""
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):
         program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in DROP_OPENING))
         listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(DROP_OPENING), ctypes.addressof(program)))
 
