@@ -209,7 +209,7 @@ def test_what_follows_a_refused_head_is_dropped_up_to_a_bound(service: Service) 
     ],
     ids=["no head", "a broken chunk", "a broken length", "too large"],
 )
-@pytest.mark.parametrize("pause_s", [0.03, 0.1], ids=["soon", "later"])  # in a piece of its own: the parser hides where one begins
+@pytest.mark.parametrize("pause_s", [0.03, 0.1], ids=["soon", "later"])  # a piece of its own: the parser hides its begin
 def test_a_broken_request_behind_another_is_answered_in_its_turn(service: Service, broken: bytes, pause_s: float) -> None:
     received = service.send(GET % b"/slow", broken, pause_s=pause_s)
     assert statuses(received) == [200, 431 if len(broken) > 40_000 else 400]
